@@ -1,0 +1,338 @@
+"""The vocabulary of one trial: what is trained, on what hardware, and how it ended.
+
+Knows the types that travel between planning, searching, training, the store and the analysis, and how a
+trial is named. Standard library only. Never knows torch, Ray, Optuna, Parquet or a sweep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import string
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+
+Pooling = Literal["mean", "last"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Full:
+    """Every parameter is trained, the input embedding too (paper, section 3)."""
+
+    kind: ClassVar[str] = "full"
+
+    @property
+    def label(self) -> str:
+        return "full"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Freeze:
+    """Input embedding and first blocks frozen; the last ``active_fraction`` of the blocks and the final norm train."""
+
+    kind: ClassVar[str] = "freeze"
+    active_fraction: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.active_fraction <= 1:
+            raise ValueError(
+                f"active_fraction is {self.active_fraction}: give a share of the blocks above 0 and up to 1"
+            )
+
+    @property
+    def label(self) -> str:
+        return f"freeze-{self.active_fraction:g}"
+
+    def num_active_blocks(self, num_layers: int) -> int:
+        """Blocks that train, of ``num_layers``: the floor of the share as in the paper's code, but never zero."""
+        return max(1, int(self.active_fraction * num_layers))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bias:
+    """Every bias is trained (linear layers and norms) and nothing else (BitFit)."""
+
+    kind: ClassVar[str] = "bias"
+
+    @property
+    def label(self) -> str:
+        return "bias"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lora:
+    """Low-rank adapters on the linear layers of every block and on the input embedding; scaling ``alpha / rank``."""
+
+    kind: ClassVar[str] = "lora"
+    rank: int
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}: give a whole number from 1 up")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha is {self.alpha}: give a number above 0")
+
+    @property
+    def label(self) -> str:
+        return f"lora-r{self.rank}"
+
+
+Method = Full | Freeze | Bias | Lora
+METHODS: dict[str, type[Full] | type[Freeze] | type[Bias] | type[Lora]] = {
+    m.kind: m for m in (Full, Freeze, Bias, Lora)
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hyperparameters:
+    """What the search may change (the first three) and what a sweep holds fixed."""
+
+    learning_rate: float
+    """Peak learning rate of AdamW."""
+    temperature: float
+    """Training temperature of the contrastive loss; the logit scale is its inverse (paper: 1/40)."""
+    weight_decay: float
+    """Decoupled weight decay of weights; biases and norms are never decayed."""
+    batch_size: int
+    """Pairs in a step, over all workers."""
+    max_length: int
+    """Tokens a text is cut to."""
+    warmup_fraction: float
+    """Share of the budget over which the learning rate rises linearly; a cosine to zero follows."""
+    pooling: Pooling
+    """How token states become one embedding: their mean, or the last token's."""
+    gradient_clipping: float
+    """Largest global gradient norm; 0 clips nothing, as in DeepSpeed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """The fixed held-out set that gives the loss: it is part of a trial's identity, since the loss depends on it."""
+
+    num_pairs: int
+    """Validation pairs used; cut to whole candidate sets."""
+    num_candidates: int
+    """Size of one candidate set: a query is compared with this many positives. Chance loss is its logarithm."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSpec:
+    """Everything that decides what a trial learns, and nothing about where it runs. Its hash is its identity."""
+
+    model: str
+    """Name in a ladder, a Hub id, or a folder."""
+    revision: str
+    """Identity of the starting weights and tokenizer (a Hub commit, or a hash of their content)."""
+    method: Method
+    budget_flops: int
+    """Booked training FLOPs that the trial may spend."""
+    hyperparameters: Hyperparameters
+    evaluation: Evaluation
+    data: str
+    """Hash of the data manifest: pairs and splits."""
+    seed: int
+    """Decides the data order and the initial adapters."""
+    number: int
+    """The trial's number within its study, from 0."""
+
+    @property
+    def trial_id(self) -> str:
+        """Readable and unique: budget, model, method, and 12 hex digits of the canonical JSON's SHA-256."""
+        digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+        return f"{format_flops(self.budget_flops)}-{model_slug(self.model)}-{self.method.label}-{digest}"
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, the method tagged with its kind. The identity is its hash."""
+        record = asdict(self)
+        record["method"] = {"kind": self.method.kind, **record["method"]}
+        return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialSpec:
+        """The spec that ``to_json`` wrote. Raises ``ValueError`` where a field is missing or unknown."""
+        try:
+            record = json.loads(text)
+            method = record.pop("method")
+            hyperparameters = Hyperparameters(**record.pop("hyperparameters"))
+            evaluation = Evaluation(**record.pop("evaluation"))
+            return cls(
+                method=METHODS[method.pop("kind")](**method),
+                hyperparameters=hyperparameters,
+                evaluation=evaluation,
+                **record,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"trial spec does not have the fields of this version ({error}): {text[:200]}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """The hardware a trial gets. Never part of its identity, and never moves its loss beyond rounding."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    num_workers: int = 1
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+    num_threads: int = 1
+    """Torch threads of a worker. One on CPU: trials beside each other collapse with more."""
+    chunk_tokens: int = 16384
+    """Tokens encoded at a time; smaller needs less memory."""
+    recompute: bool = False
+    """Drop a chunk's activations and compute them again in the backward pass."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialFiles:
+    """Where a trial finds its inputs and keeps its checkpoints on the machine it runs on. Execution, not identity."""
+
+    tokens: str
+    """Folder with the tokenised pairs (``trainer/data.py``)."""
+    model: str
+    """Folder or Hub id that ``AutoModel.from_pretrained`` loads."""
+    checkpoints: str
+    """Folder of this trial's checkpoints; made when missing."""
+
+
+class TrialState(StrEnum):
+    """How a trial ended."""
+
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    DIVERGED = "DIVERGED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurvePoint:
+    """The state of a trial after a step: what ``report`` receives and what the curve stores."""
+
+    step: int
+    tokens: int
+    spent_flops: int
+    learning_rate: float
+    train_loss: float
+    """In-batch contrastive loss of the step, in nats, at the training temperature."""
+    gradient_norm: float
+    """Global L2 norm before clipping."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParameterCounts:
+    """Every count an analysis may choose as its convention. Adapters are counted apart from the model's own."""
+
+    total: int
+    """The base model: embedding and non-embedding, without adapters and unembedding."""
+    embedding: int
+    non_embedding: int
+    """Blocks and final norm, ``L(12h^2+13h)+2h`` for GPT-NeoX: the size axis of a profile."""
+    adapter: int
+    """Adapter parameters on the blocks' linear layers (the paper leaves those of the embedding out of its count)."""
+    trainable: int
+    """Everything that receives gradients: embedding and embedding adapters too."""
+    trainable_non_embedding: int
+    """The trainable ones among blocks, final norm and their adapters: ``N_t`` of the booked FLOPs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metrics:
+    """Held-out metrics at the end of a trial (``trainer/evaluate.py`` defines each with shapes)."""
+
+    loss: float
+    """Calibrated symmetric contrastive loss in nats: the number that is searched and fitted."""
+    loss_rows: float
+    """``l_r`` at the calibrated scale: each query against all positives."""
+    loss_columns: float
+    """``l_c`` at the calibrated scale: each positive against all queries."""
+    calibrated_scale: float
+    """The logit scale that minimises the loss on the held-out embeddings."""
+    raw_loss: float
+    """The same loss at the training temperature."""
+    accuracy: float
+    """Share of queries whose positive ranks first."""
+    mrr: float
+    """Mean reciprocal rank of the positive."""
+    ndcg_at_10: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spending:
+    """What a trial has used so far. Integers are exact."""
+
+    booked_flops: int = 0
+    measured_flops: int = 0
+    """With attention, padding inside attention groups, recomputation and evaluation."""
+    tokens: int = 0
+    """Real tokens trained on."""
+    padded_tokens: int = 0
+    """Tokens computed in attention, padding included."""
+    pairs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    """Wall time of training and evaluation, over all resumes."""
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """Where a trial ran, for the record."""
+
+    host: str
+    device: str
+    num_threads: int
+    num_workers: int
+    versions: str
+    """JSON object of package versions that can change the numbers."""
+    git_commit: str
+    """Commit of this project, empty where it is not a checkout."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialResult:
+    """One row of the store: a trial's spec and how it ended. Metrics exist for COMPLETE trials only."""
+
+    spec: TrialSpec
+    state: TrialState
+    metrics: Metrics | None
+    spending: Spending
+    counts: ParameterCounts
+    environment: Environment
+    epochs: float
+    """Pairs trained on over pairs in the train split."""
+    train_loss: float | None
+    """Mean in-batch loss over the last tenth of the full-sized steps, at the training temperature."""
+    mfu: float | None
+    """Booked FLOPs a second over the device's peak; absent where the peak is unknown."""
+    num_resumes: int
+    finished_at: str
+    """UTC, ISO 8601."""
+    error: str
+    """Empty unless DIVERGED or FAILED."""
+    curve: tuple[CurvePoint, ...]
+
+
+def format_flops(flops: float) -> str:
+    """``4e10`` as ``4.0e10``: two digits, without the sign and zeros that a path does not need."""
+    mantissa, exponent = f"{flops:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def model_slug(model: str) -> str:
+    """The last part of a model's name, in characters that are safe in a path, a label and an actor's name."""
+    allowed = string.ascii_letters + string.digits + "._-"
+    last = model.rstrip("/").rsplit("/", 1)[-1]
+    return "".join(c if c in allowed else "_" for c in last).strip(".") or "model"
+
+
+def method_from(kind: str, **settings: Any) -> Method:
+    """The method of this kind. Raises ``ValueError`` for an unknown kind or setting, naming those that exist."""
+    if kind not in METHODS:
+        raise ValueError(f"method {kind!r} is unknown: choose among {', '.join(METHODS)}")
+    cls = METHODS[kind]
+    names = [f.name for f in fields(cls)]
+    if set(settings) != set(names):
+        raise ValueError(
+            f"method {kind!r} takes {', '.join(names) or 'no settings'}, not {', '.join(settings) or 'none'}"
+        )
+    return cls(**settings)
