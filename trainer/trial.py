@@ -181,6 +181,8 @@ class Placement:
     """Tokens encoded at a time; smaller needs less memory."""
     recompute: bool = False
     """Drop a chunk's activations and compute them again in the backward pass."""
+    checkpoint_seconds: float = 60
+    """Wall time between checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,7 +268,7 @@ class Spending:
     tokens: int = 0
     """Real tokens trained on."""
     padded_tokens: int = 0
-    """Tokens computed in attention, padding included."""
+    """Tokens that attention computed, padding included."""
     pairs: int = 0
     steps: int = 0
     seconds: float = 0.0

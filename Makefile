@@ -1,0 +1,31 @@
+# Each target sets up what it needs on a fresh clone: a virtual environment and the tested versions.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: sweep test check slow clean
+
+sweep: $(INSTALLED)  ## run the quickstart sweep and print its recommendation
+	$(BIN)/isoflop launch quickstart
+
+test: $(INSTALLED)  ## everything that takes less than minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+slow: $(INSTALLED)  ## what takes minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED)  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "isoflop needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:  ## remove the virtual environment; stores and caches stay
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,81 @@
+"""Checkpoints are whole or not there, and a damaged one gives way to the one before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import checkpoint
+from trainer.checkpoint import Checkpoint, load_newest, save
+
+
+def at(step: int) -> Checkpoint:
+    return Checkpoint(step=step, tensors={"w": torch.full((300,), float(step))}, record={"note": f"step {step}"})
+
+
+def test_the_newest_two_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
+    for step in (9, 10, 11):
+        save(tmp_path, at(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-11"]
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert (found.step, found.record) == (11, {"note": "step 11"})
+    assert torch.equal(found.tensors["w"], torch.full((300,), 11.0))
+
+
+def test_no_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
+    assert load_newest(tmp_path / "never made") is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "state missing", "record cut", "another step"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, at(1))
+    save(tmp_path, at(2))
+    newest = tmp_path / "step-2"
+    state, record = newest / "state.safetensors", newest / "record.json"
+    match damage:
+        case "truncated":
+            state.write_bytes(state.read_bytes()[:-100])
+        case "bit flipped":
+            content = bytearray(state.read_bytes())
+            content[-1] ^= 1
+            state.write_bytes(bytes(content))
+        case "state missing":
+            state.unlink()
+        case "record cut":
+            record.write_text(record.read_text()[:20])
+        case "another step":
+            newest.rename(tmp_path / "step-3")
+    with pytest.warns(UserWarning, match="cannot be used"):
+        found = load_newest(tmp_path)
+    assert found is not None
+    assert found.step == 1
+
+
+def test_a_half_written_folder_is_not_seen(tmp_path: Path) -> None:
+    save(tmp_path, at(1))
+    (tmp_path / ".step-2.123.partial").mkdir()
+    (tmp_path / ".step-2.123.partial" / "state.safetensors").write_bytes(b"half")
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found.step == 1
+
+
+def test_a_full_disk_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, at(1))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, at(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, at(5))
+    save(tmp_path, at(5))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-5"]

@@ -1,0 +1,129 @@
+"""``python -m trainer``: one trial from flags, on this machine, for debugging. Prints the result as JSON.
+
+Prepares what is missing, trains, and keeps nothing but the checkpoints it is told to keep. Never writes a store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trainer.data import DataSource
+from trainer.prepare import default_cache, prepare
+from trainer.trial import (
+    METHODS,
+    CurvePoint,
+    Evaluation,
+    Hyperparameters,
+    Placement,
+    TrialFiles,
+    TrialResult,
+    TrialSpec,
+    method_from,
+)
+
+
+def main() -> int:
+    """Run the trial that the flags describe. Exit status 2 on bad input, with one sentence."""
+    flags = _parser().parse_args()
+    try:
+        result = _run(flags)
+    except ValueError as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        return 2
+    record = asdict(result)
+    del record["curve"]
+    print(json.dumps({"trial_id": result.spec.trial_id, **record}, indent=2))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Run one trial on this machine.")
+    parser.add_argument("--model", default="nano-3k", help="ladder member, Hub id or folder (default: %(default)s)")
+    parser.add_argument("--data", default="nano", help="nano, a JSONL or Parquet file, or a Hub id (default: nano)")
+    parser.add_argument("--method", default="full", choices=METHODS, help="what is trained (default: full)")
+    parser.add_argument("--active-fraction", type=float, default=0.5, help="freeze: share of blocks that train")
+    parser.add_argument("--rank", type=int, default=4, help="lora: rank")
+    parser.add_argument("--alpha", type=float, default=8.0, help="lora: alpha")
+    parser.add_argument("--budget", type=float, default=1e9, help="training FLOPs, as booked (default: 1e9)")
+    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument("--temperature", type=float, default=0.05)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--batch-size", type=int, default=64, help="pairs in a step")
+    parser.add_argument("--max-length", type=int, default=32, help="tokens a text is cut to")
+    parser.add_argument("--pooling", default="mean", choices=("mean", "last"))
+    parser.add_argument("--gradient-clipping", type=float, default=1.0, help="0 clips nothing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
+    parser.add_argument("--chunk-tokens", type=int, default=16384, help="tokens encoded at a time")
+    parser.add_argument("--checkpoints", type=Path, help="folder to keep checkpoints in and to resume from")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60)
+    return parser
+
+
+def _run(flags: argparse.Namespace) -> TrialResult:
+    settings = {
+        "full": {},
+        "bias": {},
+        "freeze": {"active_fraction": flags.active_fraction},
+        "lora": {"rank": flags.rank, "alpha": flags.alpha},
+    }
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        bar = bars.add_task("prepare", note="")
+        prepared = prepare(
+            DataSource(source=flags.data),
+            [flags.model],
+            max_length=flags.max_length,
+            cache=default_cache(),
+            report=lambda stage, done, total: bars.update(bar, description=stage, completed=done, total=total),
+        )
+        model = prepared.models[flags.model]
+        spec = TrialSpec(
+            model=flags.model,
+            revision=model.revision,
+            method=method_from(flags.method, **settings[flags.method]),
+            budget_flops=int(flags.budget),
+            hyperparameters=Hyperparameters(
+                learning_rate=flags.learning_rate,
+                temperature=flags.temperature,
+                weight_decay=flags.weight_decay,
+                batch_size=flags.batch_size,
+                max_length=flags.max_length,
+                warmup_fraction=0.1,
+                pooling=flags.pooling,
+                gradient_clipping=flags.gradient_clipping,
+            ),
+            evaluation=Evaluation(num_pairs=1024, num_candidates=256),
+            data=prepared.manifest.hash,
+            seed=flags.seed,
+            number=0,
+        )
+        placement = Placement(
+            chunk_tokens=flags.chunk_tokens,
+            recompute=flags.recompute,
+            checkpoint_seconds=flags.checkpoint_seconds,
+        )
+
+        def report(point: CurvePoint) -> None:
+            bars.update(bar, completed=point.spent_flops, note=f"step {point.step}, loss {point.train_loss:.3f}")
+
+        # Imported late: `--help` need not wait for torch.
+        from trainer.loop import train
+
+        bars.update(bar, description=spec.trial_id, completed=0, total=spec.budget_flops)
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoints = str(flags.checkpoints or scratch)
+            files = TrialFiles(tokens=model.tokens, model=model.path, checkpoints=checkpoints)
+            return train(spec, placement, files, report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
