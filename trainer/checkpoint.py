@@ -1,6 +1,6 @@
 """Checkpoints of one trial: whole, checked, and replaced only by a newer whole one.
 
-Knows tensors by name, a JSON record, and a folder. Never knows what they mean to the training loop, and never unpickles.
+Knows tensors by name, a JSON record, and a folder. Never knows what they mean to the loop, and never unpickles.
 
 Layout: ``step-<n>/state.safetensors`` and ``step-<n>/record.json``; the record holds the state file's SHA-256. A folder
 appears under its name only when complete, so a kill at any moment leaves the one before.
@@ -13,13 +13,15 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
 KEPT = 2
 """The newest checkpoint, and the one before it in case the newest cannot be read."""
@@ -85,12 +87,14 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(step), path) for step, path in found if step.isdigit())
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: Optimizer, names: Mapping[Parameter, str]) -> dict[str, Tensor]:
     """The optimizer's state as ``<parameter name>/<state name>`` tensors."""
-    return {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
+    return {
+        f"{name}/{key}": value for parameter, name in names.items() for key, value in optimizer.state[parameter].items()
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(optimizer: Optimizer, names: Mapping[Parameter, str], tensors: Mapping[str, Tensor]) -> None:
     """Put back what ``optimizer_tensors`` took, on each parameter's device."""
     for parameter, name in names.items():
         prefix = f"{name}/"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging
 
 from trainer.trial import Pooling
 
@@ -126,9 +127,10 @@ def grouped_causal_attention(
     streams = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
     outputs = []
     for group in groups:
-        rows = [stream[group.gather].transpose(1, 2) for stream in streams]
+        queries, keys, values = (stream[group.gather].transpose(1, 2) for stream in streams)
+        few_key_heads = queries.shape[1] != keys.shape[1]
         attended = F.scaled_dot_product_attention(
-            *rows, is_causal=True, scale=scaling, enable_gqa=rows[0].shape[1] != rows[1].shape[1]
+            queries, keys, values, is_causal=True, scale=scaling, enable_gqa=few_key_heads
         )
         outputs.append(attended.transpose(1, 2).flatten(0, 1)[group.valid])
     return torch.cat(outputs)[None], None
@@ -143,6 +145,8 @@ def load_backbone(path: str) -> PreTrainedModel:
 
     Only safetensors are read, and no code that comes with a model is run.
     """
+    # A bar for each of a sweep's loads would bury the sweep's own.
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     backbone: PreTrainedModel = AutoModel.from_pretrained(
         path,

@@ -53,7 +53,7 @@ def calibrate(cosines: NDArray[np.float64]) -> tuple[float, float]:
     """``(scale, loss)`` that minimise the symmetric loss of (S, K, K) cosines, scale within ``SCALE_BOUNDS``."""
     found = minimize_scalar(
         lambda log_scale: sum(_losses(cosines, math.exp(log_scale))) / 2,
-        bounds=tuple(math.log(bound) for bound in SCALE_BOUNDS),
+        bounds=(math.log(SCALE_BOUNDS[0]), math.log(SCALE_BOUNDS[1])),
         method="bounded",
         options={"xatol": 1e-3},
     )

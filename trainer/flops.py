@@ -49,7 +49,7 @@ def measured_flops(
 
 
 def forward_flops(shape: ModelShape, method: Method, *, tokens: int, squared_lengths: int) -> int:
-    """FLOPs of one forward pass (evaluation and serving): ``2`` a weight and token, ``4h`` a block and squared length."""
+    """FLOPs of one forward pass: ``2`` for a weight and token, ``4h`` for a block and squared length."""
     weights = shape.num_layers * (_linear_weights(shape) + _adapter_weights(shape, method))
     return (
         2 * weights * tokens
@@ -65,7 +65,7 @@ def _backward_flops(shape: ModelShape, method: Method, *, tokens: int, squared_l
         case Full():
             return shape.num_layers * (4 * linear * tokens + attention)
         case Freeze():
-            # The norms of the first active block train, so its linears need input gradients too: nothing is saved there.
+            # The norms of the first active block train, so its linears need input gradients like all others.
             return method.num_active_blocks(shape.num_layers) * (4 * linear * tokens + attention)
         case Bias():
             return shape.num_layers * (2 * linear * tokens + attention)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from trainer import checkpoint
 from trainer.contrastive import contrastive_loss, embed
@@ -55,7 +56,7 @@ class _Trial:
     shape: ModelShape
     counts: ParameterCounts
     optimizer: torch.optim.Optimizer
-    names: dict[Tensor, str]
+    names: dict[Parameter, str]
     """The trained parameters and their names, in a fixed order."""
     train_split: TokenSplit
     validation_split: TokenSplit
@@ -122,7 +123,7 @@ def next_batch(split: TokenSplit, spec: TrialSpec, step: int, remaining_tokens: 
     """The pairs of step ``step``, cut to ``remaining_tokens``; nothing when not even one pair can be cut to fit.
 
     Which pairs is a function of the seed and the step alone. The last batch is the longest prefix of pairs that fits,
-    and the pair after it is shortened to the tokens left over, so that less than one token of the budget stays unused.
+    and the pair after it is shortened to the tokens left over, so that less than two tokens of the budget stay unused.
     """
     hyperparameters = spec.hyperparameters
     positions = np.arange(step * hyperparameters.batch_size, (step + 1) * hyperparameters.batch_size)
@@ -222,7 +223,7 @@ def _step(trial: _Trial, progress: _Progress, batch: Batch) -> CurvePoint:
         chunk_tokens=placement.chunk_tokens,
         recompute=placement.recompute,
     )
-    queries, positives = embedded.embeddings.split(len(batch.queries))
+    queries, positives = embedded.embeddings.chunk(2)
     rows, columns = contrastive_loss(queries, positives, 1 / hyperparameters.temperature)
     loss = (rows + columns) / 2
     trial.optimizer.zero_grad()
@@ -281,7 +282,7 @@ def _used_until_now(progress: _Progress, placement: Placement, started: float) -
 
 
 def _save(trial: _Trial, progress: _Progress, folder: Path) -> None:
-    tensors = {f"parameter/{name}": parameter for parameter, name in trial.names.items()}
+    tensors: dict[str, Tensor] = {f"parameter/{name}": parameter for parameter, name in trial.names.items()}
     tensors |= {
         f"optimizer/{name}": tensor
         for name, tensor in checkpoint.optimizer_tensors(trial.optimizer, trial.names).items()

@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.trainer.tiny import random_texts, tiny_decoder
 from torch import Tensor
 
+from tests.trainer.tiny import random_texts, tiny_decoder
 from trainer.contrastive import contrastive_loss, embed
 from trainer.encoder import GROUPED_CAUSAL, Encoder
 from trainer.methods import apply_method

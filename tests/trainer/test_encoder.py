@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.trainer.tiny import random_texts, tiny_decoder
 
+from tests.trainer.tiny import random_texts, tiny_decoder
 from trainer.contrastive import embed
 from trainer.encoder import GROUPED_CAUSAL, PACKED_FAMILIES, Encoder, pack, plan_chunks
 

@@ -1,4 +1,4 @@
-"""Booked and measured FLOPs against torch's own counter on the true Pythia shapes, and the counts against the paper's."""
+"""FLOPs against torch's own counter on the true Pythia shapes, and parameter counts against the paper's."""
 
 from __future__ import annotations
 

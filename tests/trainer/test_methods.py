@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.trainer.tiny import random_texts, tiny_decoder
 from torch import nn
 
+from tests.trainer.tiny import random_texts, tiny_decoder
 from trainer.contrastive import embed
 from trainer.encoder import Encoder
 from trainer.ladder import parameter_counts

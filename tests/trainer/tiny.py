@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from transformers import (
@@ -57,3 +59,11 @@ def random_texts(num: int, *, seed: int = 0, longest: int = 20) -> list[np.ndarr
     """``num`` texts of 1 to ``longest`` random token ids."""
     random = np.random.default_rng(seed)
     return [random.integers(2, VOCAB_SIZE, random.integers(1, longest + 1)) for _ in range(num)]
+
+
+def write_split(folder: Path, split: str, queries: list[np.ndarray], positives: list[np.ndarray]) -> None:
+    """Token files in the layout that ``trainer.data.open_split`` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for side, texts in (("query", queries), ("positive", positives)):
+        np.concatenate(texts).astype(np.uint16).tofile(folder / f"{split}.{side}.uint16")
+        np.save(folder / f"{split}.{side}.offsets.npy", np.cumsum([0, *map(len, texts)]))

@@ -1,0 +1,56 @@
+"""The README's file tree is the repository: every file once, each module by the first sentence of its docstring."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Their names say what they are; a line each would bury the modules.
+UNLISTED = {"__init__.py", ".gitignore", "LICENSE", "README.md"}
+OTHERS = {
+    "CONTRIBUTING.md": "The rules of the house, and where a change goes.",
+    "DECISIONS.md": "What was tried, kept and dropped, with figures.",
+    "Makefile": "`make sweep`, `make test`, `make check`: each sets up what it needs.",
+    "pyproject.toml": "Packages, dependencies with their reasons, lint, types, import contracts.",
+    "constraints.txt": "The exact versions that were tested.",
+    ".ci/run": "What a clean machine runs.",
+    "analysis/report.html.jinja": "The page's template.",
+    "docs/columns.md": "Every column of the store: type, unit, meaning.",
+    "sweeps/presets/quickstart.yaml": "What `make sweep` runs.",
+    "sweeps/presets/smoke.yaml": "Seconds: for tests.",
+    "sweeps/presets/pythia.yaml": "The paper's grid.",
+}
+
+
+def first_sentence(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring, f"{path} has no module docstring"
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return paragraph.split(". ")[0].rstrip(".") + "."
+
+
+def expected_tree() -> str:
+    """The tree as the README must show it, from the files that git tracks or would track."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    tracked = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    lines, folder = [], ""
+    for name in sorted(tracked, key=lambda name: (str(Path(name).parent), name)):
+        path = ROOT / name
+        if path.name in UNLISTED or not path.is_file() or name.startswith(("tests/", "benchmarks/results/")):
+            continue
+        if path.suffix in {".png", ".svg", ".json", ".csv"}:
+            continue
+        if str(Path(name).parent) != folder:
+            folder = str(Path(name).parent)
+            lines.append(f"{folder}/")
+        indent = "" if folder in ("", ".") else "  "
+        told = first_sentence(path) if path.suffix == ".py" else OTHERS[name]
+        lines.append(f"{indent}{path.name:<{24 - len(indent)}}{told}")
+    return "\n".join(line for line in lines if line != "./")
+
+
+def test_the_readme_s_tree_is_the_repository() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert expected_tree() in readme, f"put this into README.md:\n\n{expected_tree()}"
