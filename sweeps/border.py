@@ -1,0 +1,299 @@
+"""The border where a person's YAML comes in: every field checked, every mistake one sentence that says how to mend it.
+
+Knows the fields of a spec as people write them (pydantic), which values they take, and the names of ladders, methods
+and samplers. Never knows what is done with them: ``sweeps/spec.py`` turns the checked fields into frozen values.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+import typing
+from collections.abc import Callable
+from dataclasses import fields as dataclass_fields
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import model_validator as check
+
+from sweeps.sentences import format_number, nearest, not_a_number, sentence
+from trainer.ladder import LADDERS, SHAPES
+from trainer.trial import METHODS, method_from
+
+LARGEST_BUDGET = 10**30
+LARGEST_SEED = 2**63 - 1
+_NAME_CHARACTERS = string.ascii_letters + string.digits + "._-"
+
+
+def _as_column(budget: int) -> int:
+    """The nearest budget that a float64 column of the store holds exactly."""
+    return int(float(budget))
+
+
+def _whole(value: object) -> object:
+    """``1e3`` is a float to YAML and a whole number to a person."""
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value
+
+
+def _name(value: str) -> str:
+    if not value or value.startswith(".") or len(value) > 100 or any(c not in _NAME_CHARACTERS for c in value):
+        raise ValueError(
+            f"is {value!r}: use 1 to 100 letters, digits, '.', '_' and '-', without a leading '.', "
+            "since a folder gets this name"
+        )
+    return value
+
+
+def full_model_name(name: str) -> str:
+    """A ladder's name, a Hub id or a folder as it is, and a ladder member by its full name (``pythia-14m`` is enough).
+
+    Raises ``ValueError`` for a bare word that no ladder knows.
+    """
+    if name in LADDERS or name in SHAPES:
+        return name
+    short = {member.rsplit("/", 1)[-1]: member for member in SHAPES}
+    if name in short:
+        return short[name]
+    if "/" in name or name.startswith((".", "~")):
+        return name
+    raise ValueError(
+        f"is {name!r}, which no ladder has: {nearest(name, [*LADDERS, *short])}choose a ladder ({', '.join(LADDERS)}), "
+        f"a member ({', '.join(short)}), a Hub id as org/name, or a folder as ./name"
+    )
+
+
+def _no_twins(values: list[str]) -> list[str]:
+    members = [m for value in values for m in ([s.name for s in LADDERS[value]] if value in LADDERS else [value])]
+    for member in members:
+        if members.count(member) > 1:
+            raise ValueError(f"has {member!r} twice: give each model once")
+    return values
+
+
+def _no_equal_budgets(values: list[int]) -> list[int]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"has {format_number(value)} twice: give each budget once")
+    return values
+
+
+def _word_to_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Whole, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Fields(BaseModel):
+    """A mapping of the spec: no unknown fields, no guessing between numbers and text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @check(mode="before")
+    @classmethod
+    def _known_fields(cls, value: object) -> object:
+        for key in value if isinstance(value, dict) else ():
+            if key not in cls.model_fields:
+                names = cls.model_fields
+                raise ValueError(f"has no field {key!r}: {nearest(key, names)}its fields are {', '.join(names)}")
+        return value
+
+
+class DataFields(_Fields):
+    source: Annotated[str, Field(min_length=1)]
+    name: str = ""
+    split: Annotated[str, Field(min_length=1)] = "train"
+
+
+class DimensionFields(_Fields):
+    """One searched or held hyperparameter: a value, or a range."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    log: bool = True
+    start: float | None = None
+
+    @check(mode="after")
+    def _value_or_range(self) -> DimensionFields:
+        ends = (self.low, self.high)
+        if self.value is not None:
+            if ends != (None, None) or self.start is not None:
+                raise ValueError("has a value and a range: give either a number, or low and high")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("is incomplete: give a number to hold it fixed, or both low and high to search it")
+        if not self.low < self.high:
+            raise ValueError(f"runs from low {self.low:g} to high {self.high:g}: make low the smaller one")
+        if self.log and self.low <= 0:
+            raise ValueError(f"has low {self.low:g} on a log scale: give a low above 0, or log: false")
+        if self.start is not None and not self.low <= self.start <= self.high:
+            raise ValueError(f"starts at {self.start:g}: give a start from {self.low:g} to {self.high:g}")
+        return self
+
+
+class LearningRateFields(DimensionFields):
+    of: Literal["absolute", "pretraining"] = "absolute"
+
+
+def _number_or_range(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(not_a_number(value, "a range as {low: 0.001, high: 0.1}"))
+    return {"value": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _above(limit: float, *, inclusive: bool) -> Callable[[DimensionFields], DimensionFields]:
+    def checked(dimension: DimensionFields) -> DimensionFields:
+        for number in (dimension.value, dimension.low):
+            if number is not None and (number < limit or (number == limit and not inclusive)):
+                raise ValueError(f"is {number:g}: give {'a number from 0 up' if inclusive else 'a number above 0'}")
+        return dimension
+
+    return checked
+
+
+_Rate = Annotated[LearningRateFields, BeforeValidator(_number_or_range), AfterValidator(_above(0, inclusive=False))]
+_Temperature = Annotated[DimensionFields, BeforeValidator(_number_or_range), AfterValidator(_above(0, inclusive=False))]
+_Decay = Annotated[DimensionFields, BeforeValidator(_number_or_range), AfterValidator(_above(0, inclusive=True))]
+
+
+class SpaceFields(_Fields):
+    """The search space, or a method's own part of it."""
+
+    learning_rate: _Rate | None = None
+    temperature: _Temperature | None = None
+    weight_decay: _Decay | None = None
+
+
+class SearchFields(SpaceFields):
+    sampler: Literal["tpe", "random", "qmc"] = "tpe"
+    lag: Count = 2
+    startup: Count = 3
+
+
+def _settings_of(kind: str) -> type[BaseModel]:
+    """The fields of a method as its dataclass declares them, so that a new method needs nothing here."""
+    cls = METHODS[kind]
+    hints = typing.get_type_hints(cls)
+    kinds: dict[str, Any] = {
+        f.name: (Whole if hints[f.name] is int else hints[f.name], ...) for f in dataclass_fields(cls)
+    }
+    return create_model(kind, __base__=_Fields, **kinds)
+
+
+def _method_settings(kind: str) -> Any:
+    def sound(settings: BaseModel) -> BaseModel:
+        try:
+            method_from(kind, **settings.model_dump())
+        except ValueError as error:
+            raise ValueError(f"is not possible: {error}") from error
+        return settings
+
+    return Annotated[_settings_of(kind), AfterValidator(sound)] | None
+
+
+class _MethodBase(_Fields):
+    search: SpaceFields | None = None
+    trials: Count | None = None
+
+    @check(mode="before")
+    @classmethod
+    def _word_or_mapping(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = {value: {}}
+        if not isinstance(value, dict):
+            return value
+        words = [key for key in value if key not in ("search", "trials")]
+        if len(words) != 1 or words[0] not in METHODS:
+            given = ", ".join(map(str, words)) or "none"
+            raise ValueError(
+                f"is {given!r}: {nearest(given, METHODS)}name one method among {', '.join(METHODS)}, "
+                "with its settings, such as 'full' or '{lora: {rank: 8, alpha: 8}}'"
+            )
+        # `full:` alone is a mapping to nothing.
+        return {**value, words[0]: {} if value[words[0]] is None else value[words[0]]}
+
+
+# One field for each method.
+_METHOD_FIELDS: Any = {kind: (_method_settings(kind), None) for kind in METHODS}
+MethodFields: Any = create_model("MethodFields", __base__=_MethodBase, **_METHOD_FIELDS)
+
+
+class FixedFields(_Fields):
+    """The paper's values unless given: section 3 and its appendix on temperature and pooling."""
+
+    batch_size: Annotated[Whole, Field(ge=2)] = 1024
+    max_length: Annotated[Whole, Field(ge=2)] = 75
+    warmup_fraction: Share = 0.1
+    pooling: Literal["mean", "last"] = "mean"
+    gradient_clipping: Annotated[float, Field(ge=0)] = 0.0
+
+
+class EvaluationFields(_Fields):
+    num_pairs: Annotated[Whole, Field(ge=2)] = 1024
+    num_candidates: Annotated[Whole, Field(ge=2)] = 256
+
+    @check(mode="after")
+    def _one_whole_set(self) -> EvaluationFields:
+        if self.num_candidates > self.num_pairs:
+            raise ValueError(
+                f"has num_candidates {self.num_candidates} and only {self.num_pairs} pairs: "
+                "give num_pairs of at least one candidate set"
+            )
+        return self
+
+
+class LimitsFields(_Fields):
+    min_steps: Annotated[Whole, Field(ge=0)] = 50
+    max_epochs: Positive = 8.0
+
+
+class ResourcesFields(_Fields):
+    cpus_per_trial: Positive = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    num_threads: Count = 1
+    max_concurrent_trials: Count = 64
+    reuse_actors: bool = True
+    max_attempts: Count = 3
+
+
+class SpecFields(_Fields):
+    name: Annotated[str, AfterValidator(_name)]
+    data: Annotated[DataFields, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
+    models: Annotated[
+        list[Annotated[str, AfterValidator(full_model_name)]],
+        BeforeValidator(_word_to_list),
+        Field(min_length=1),
+        AfterValidator(_no_twins),
+    ]
+    methods: Annotated[list[MethodFields], BeforeValidator(_word_to_list), Field(min_length=1)]
+    budgets_flops: Annotated[
+        list[Annotated[Whole, Field(ge=1, le=LARGEST_BUDGET), AfterValidator(_as_column)]],
+        Field(min_length=1),
+        AfterValidator(_no_equal_budgets),
+    ]
+    trials: Count = 3
+    seed: Annotated[Whole, Field(ge=0, le=LARGEST_SEED)] = 0
+    search: SearchFields = SearchFields()
+    fixed: FixedFields = FixedFields()
+    evaluation: EvaluationFields = EvaluationFields()
+    limits: LimitsFields = LimitsFields()
+    resources: ResourcesFields = ResourcesFields()
+
+
+def checked(fields: dict[str, Any], where: str) -> SpecFields:
+    """The fields, each of the right type and in its range.
+
+    Raises ``ValueError`` with one sentence: ``where``, the first field that is wrong, its value, the mend, and how many
+    more are wrong.
+    """
+    try:
+        return SpecFields.model_validate(fields)
+    except ValidationError as error:
+        problems = error.errors()
+        more = len(problems) - 1
+        also = f" ({more} more field{'s are' if more > 1 else ' is'} wrong)" if more else ""
+        raise ValueError(f"{where}: {sentence(problems[0])}{also}") from None

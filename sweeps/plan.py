@@ -1,0 +1,248 @@
+"""The plan: every cell of the IsoFLOP grid with what it costs, what is left out and why, and the studies that follow.
+
+Pure: a spec, the shapes of its models and two facts about the data in; frozen values out. Knows FLOPs per token from
+``trainer/flops.py``. Never knows torch, Ray, Optuna, a file or a clock, so that planning is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sweeps.sentences import format_number
+from sweeps.spec import FixedHyperparameters, Sampler, Space, SweepSpec
+from trainer.flops import booked_flops_per_token, num_tokens
+from trainer.ladder import ModelShape, parameter_counts
+from trainer.trial import Evaluation, Hyperparameters, Method, ParameterCounts, TrialSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A point of the IsoFLOP grid."""
+
+    budget_flops: int
+    model: str
+    method: Method
+
+    @property
+    def words(self) -> str:
+        """For a person: ``pythia-410m, lora-r128, 1.5e15 FLOPs``."""
+        return f"{_short(self.model)}, {self.method.label}, {_exact(self.budget_flops)} FLOPs"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFacts:
+    """What a plan needs to know of the data; a guess until the data are prepared."""
+
+    num_train_pairs: int | None
+    tokens_per_pair: float
+    """Mean real tokens of a query and its positive, each cut to ``max_length``."""
+    measured: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedCell:
+    """A cell that is run, and the estimate of one of its trials: the exact steps follow from the texts it meets."""
+
+    cell: Cell
+    num_trials: int
+    flops_per_token: int
+    """Booked (``trainer/flops.py``)."""
+    tokens: int
+    pairs: int
+    steps: int
+    epochs: float | None
+    """Absent where the number of pairs is not known."""
+    counts: ParameterCounts
+
+    @property
+    def flops(self) -> int:
+        """Booked FLOPs of the cell's study."""
+        return self.num_trials * self.cell.budget_flops
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A cell that is not run, and why, in words for a person."""
+
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Total:
+    """What a group of cells asks for."""
+
+    num_cells: int
+    num_trials: int
+    flops: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """``cells`` in the order in which they are run: cheapest budget first, within a budget the most steps first."""
+
+    cells: tuple[PlannedCell, ...]
+    left_out: tuple[LeftOut, ...]
+    facts: DataFacts
+
+    @property
+    def total(self) -> Total:
+        return _total(self.cells)
+
+    @property
+    def budgets(self) -> dict[int, Total]:
+        """The total of each budget that has cells, cheapest first."""
+        budgets = dict.fromkeys(c.cell.budget_flops for c in self.cells)
+        return {b: _total(tuple(c for c in self.cells if c.cell.budget_flops == b)) for b in budgets}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """The search inside one cell, with everything that a trial of it needs."""
+
+    cell: Cell
+    space: Space
+    """With an absolute learning rate."""
+    num_trials: int
+    sampler: Sampler
+    lag: int
+    """Trial n is suggested once the rows 0 to n - lag exist; 0 where suggestions do not depend on rows."""
+    startup: int
+    steps: int
+    """Estimated steps of one trial: the longest are started first."""
+    fixed: FixedHyperparameters
+    evaluation: Evaluation
+    data: str
+    revision: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Readable and unique in its sweep: ``1.13e11-nano-3k-lora-r4``."""
+        return study_key(self.cell)
+
+    def trial(self, number: int, hyperparameters: Hyperparameters) -> TrialSpec:
+        """The study's trial of this number.
+
+        Trials that differ in what is searched share the sweep's seed, so that nothing else differs between them. Where
+        nothing is searched, a trial is a repetition and has a seed of its own.
+        """
+        return TrialSpec(
+            model=self.cell.model,
+            revision=self.revision,
+            method=self.cell.method,
+            budget_flops=self.cell.budget_flops,
+            hyperparameters=hyperparameters,
+            evaluation=self.evaluation,
+            data=self.data,
+            seed=self.seed if self.space.searched else self.seed + number,
+            number=number,
+        )
+
+
+def study_key(cell: Cell) -> str:
+    """The key of a cell's study. The budget is written with all its digits, so that no two cells share a key."""
+    return f"{_exact(cell.budget_flops)}-{cell.model}-{cell.method.label}"
+
+
+def plan(spec: SweepSpec, facts: DataFacts, shapes: Mapping[str, ModelShape]) -> Plan:
+    """Every cell of the spec, planned or left out.
+
+    ``shapes`` holds the models whose shape is known. Raises ``ValueError`` where the spec gives the learning rate in
+    units of a pre-training rate that a planned model does not have.
+    """
+    planned: list[PlannedCell] = []
+    left_out: list[LeftOut] = []
+    for budget in sorted(spec.budgets_flops):
+        for model in spec.models:
+            for method in spec.methods:
+                cell = Cell(budget_flops=budget, model=model, method=method.method)
+                outcome = _plan_cell(cell, method.num_trials, spec, facts, shapes.get(model))
+                if isinstance(outcome, LeftOut):
+                    left_out.append(outcome)
+                else:
+                    method.space.resolve(shapes[model])
+                    planned.append(outcome)
+    planned.sort(key=lambda c: (c.cell.budget_flops, -c.steps))
+    return Plan(cells=tuple(planned), left_out=tuple(left_out), facts=facts)
+
+
+def studies(
+    spec: SweepSpec, plan: Plan, *, data: str, revisions: Mapping[str, str], shapes: Mapping[str, ModelShape]
+) -> tuple[Study, ...]:
+    """One study for each planned cell, in the plan's order. ``data`` is the manifest's hash, ``revisions`` by model.
+
+    Raises ``ValueError`` where the plan has left out every cell.
+    """
+    if not plan.cells:
+        raise ValueError(
+            f"sweep {spec.name!r} has no cell left to run: for one, {plan.left_out[0].reason}; "
+            "give other budgets_flops or models, or widen limits"
+        )
+    by_label = {m.method.label: m for m in spec.methods}
+    return tuple(
+        Study(
+            cell=planned.cell,
+            space=(space := by_label[planned.cell.method.label].space.resolve(shapes[planned.cell.model])),
+            num_trials=planned.num_trials,
+            sampler=spec.search.sampler,
+            lag=spec.search.lag if spec.search.sampler == "tpe" and space.searched else 0,
+            startup=spec.search.startup,
+            steps=planned.steps,
+            fixed=spec.fixed,
+            evaluation=spec.evaluation,
+            data=data,
+            revision=revisions[planned.cell.model],
+            seed=spec.seed,
+        )
+        for planned in plan.cells
+    )
+
+
+def _plan_cell(
+    cell: Cell, num_trials: int, spec: SweepSpec, facts: DataFacts, shape: ModelShape | None
+) -> PlannedCell | LeftOut:
+    if shape is None:
+        return LeftOut(cell=cell, reason=f"the shape of {cell.model} is not known until the model is prepared")
+    try:
+        counts = parameter_counts(shape, cell.method)
+    except ValueError as error:  # nothing to train
+        return LeftOut(cell=cell, reason=str(error))
+    tokens = num_tokens(cell.budget_flops, counts, cell.method)
+    pairs = int(tokens / facts.tokens_per_pair)
+    steps = pairs // spec.fixed.batch_size
+    epochs = None if facts.num_train_pairs is None else pairs / facts.num_train_pairs
+    subject = f"{_short(cell.model)} at {_exact(cell.budget_flops)} FLOPs"
+    if steps < spec.limits.min_steps:
+        words = f"{steps} step{'' if steps == 1 else 's'}"
+        return LeftOut(cell=cell, reason=f"{subject} gets {words}, fewer than {spec.limits.min_steps}")
+    if epochs is not None and epochs > spec.limits.max_epochs:
+        most = format_number(spec.limits.max_epochs)
+        return LeftOut(cell=cell, reason=f"{subject} goes {epochs:.1f} times through the data, more than {most}")
+    return PlannedCell(
+        cell=cell,
+        num_trials=num_trials,
+        flops_per_token=booked_flops_per_token(counts, cell.method),
+        tokens=tokens,
+        pairs=pairs,
+        steps=steps,
+        epochs=epochs,
+        counts=counts,
+    )
+
+
+def _total(cells: tuple[PlannedCell, ...]) -> Total:
+    return Total(num_cells=len(cells), num_trials=sum(c.num_trials for c in cells), flops=sum(c.flops for c in cells))
+
+
+def _short(model: str) -> str:
+    return model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _exact(flops: int) -> str:
+    """``113000000000`` as ``1.13e11``: every digit, without the zeros."""
+    digits = str(flops)
+    significant = digits.rstrip("0")
+    mantissa = significant[0] + ("." + significant[1:] if len(significant) > 1 else "")
+    return f"{mantissa}e{len(digits) - 1}"

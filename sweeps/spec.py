@@ -1,0 +1,313 @@
+"""What a sweep is: the frozen values behind a person's YAML.
+
+Knows models, methods, budgets, the search space, what is held fixed, and how a spec is read, written and compared.
+Never knows what any of it costs (``sweeps/plan.py``), nor torch, Ray or Optuna.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeps import border, yaml12
+from sweeps.sentences import nearest
+from trainer.ladder import LADDERS, ModelShape
+from trainer.trial import Evaluation, Hyperparameters, Method, Pooling, method_from
+
+Unit = Literal["absolute", "pretraining"]
+Sampler = Literal["tpe", "random", "qmc"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSpec:
+    """Which pairs: ``nano``, a JSONL or Parquet file, or a Hub data set."""
+
+    source: str
+    name: str = ""
+    """The Hub data set's configuration, where it has several."""
+    split: str = "train"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fixed:
+    """A hyperparameter that is held at one value."""
+
+    value: float
+    of: Unit = "absolute"
+
+    def times(self, unit: float) -> Fixed:
+        return Fixed(value=self.value * unit)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """A hyperparameter that is searched from ``low`` to ``high``, both included."""
+
+    low: float
+    high: float
+    log: bool = True
+    start: float | None = None
+    """What the first trial of each study uses; the middle of the range where absent."""
+    of: Unit = "absolute"
+
+    def times(self, unit: float) -> Range:
+        start = None if self.start is None else self.start * unit
+        return Range(low=self.low * unit, high=self.high * unit, log=self.log, start=start)
+
+
+Dimension = Fixed | Range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+    """The three hyperparameters that a study may search, named as in ``Hyperparameters``."""
+
+    learning_rate: Dimension
+    temperature: Dimension
+    weight_decay: Dimension
+
+    @property
+    def dimensions(self) -> dict[str, Dimension]:
+        return {
+            "learning_rate": self.learning_rate,
+            "temperature": self.temperature,
+            "weight_decay": self.weight_decay,
+        }
+
+    @property
+    def searched(self) -> dict[str, Range]:
+        return {name: d for name, d in self.dimensions.items() if isinstance(d, Range)}
+
+    def resolve(self, shape: ModelShape) -> Space:
+        """The space with a learning rate in absolute numbers.
+
+        Raises ``ValueError`` where it is given in units of a pre-training rate that is not known for this model.
+        """
+        if self.learning_rate.of == "absolute":
+            return self
+        if not shape.pretraining_learning_rate > 0:
+            raise ValueError(
+                f"search.learning_rate is in units of the pre-training rate, and that of {shape.name} is not known: "
+                "give the learning rate without 'of: pretraining'"
+            )
+        return replace(self, learning_rate=self.learning_rate.times(shape.pretraining_learning_rate))
+
+
+# A tenth of the pre-training rate, a temperature of 1/40 and a weight decay of 0.1: the paper's values (appendix E).
+PAPER_SPACE = Space(
+    learning_rate=Range(low=0.02, high=0.5, start=0.1, of="pretraining"),
+    temperature=Fixed(value=0.025),
+    weight_decay=Fixed(value=0.1),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodSpec:
+    """A method, what is searched for it, and how often in each study."""
+
+    method: Method
+    space: Space
+    num_trials: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedHyperparameters:
+    """What a sweep holds fixed, named as in ``Hyperparameters``."""
+
+    batch_size: int
+    max_length: int
+    warmup_fraction: float
+    pooling: Pooling
+    gradient_clipping: float
+
+    def with_searched(self, *, learning_rate: float, temperature: float, weight_decay: float) -> Hyperparameters:
+        return Hyperparameters(
+            learning_rate=learning_rate, temperature=temperature, weight_decay=weight_decay, **asdict(self)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Which cells are worth running."""
+
+    min_steps: int
+    """Fewer steps teach nothing: the warm-up alone eats them."""
+    max_epochs: float
+    """More repeats of the data bend the profile's small-model arm."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """How hyperparameters are suggested."""
+
+    sampler: Sampler
+    lag: int
+    """Trials of one study that may run at a time: trial n is suggested from the rows 0 to n - lag."""
+    startup: int
+    """Finished trials before the sampler models them; random until then."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What the machines give. Never part of a trial's identity, so it may change from one launch to the next."""
+
+    cpus_per_trial: float
+    gpus_per_trial: float
+    num_threads: int
+    max_concurrent_trials: int
+    reuse_actors: bool
+    max_attempts: int
+    """Errors of a trial's own code until it is recorded as FAILED."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepSpec:
+    """Everything one sweep asks for, with ladders and per-method spaces expanded."""
+
+    name: str
+    data: DataSpec
+    models: tuple[str, ...]
+    methods: tuple[MethodSpec, ...]
+    budgets_flops: tuple[int, ...]
+    fixed: FixedHyperparameters
+    evaluation: Evaluation
+    limits: Limits
+    search: Search
+    resources: Resources
+    seed: int
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over everything that decides what is tried and measured: all fields but ``resources``."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """The spec's fields as plain values, without ``resources``."""
+        fields = self._fields()
+        del fields["resources"]
+        return fields
+
+    def to_yaml(self) -> str:
+        """The spec in full, one way of writing it: ``read_spec`` reads it back as an equal spec."""
+        return yaml12.dump(self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        fields = asdict(self)
+        fields["models"] = list(self.models)
+        fields["budgets_flops"] = list(self.budgets_flops)
+        fields["methods"] = [
+            {m.method.kind: asdict(m.method), "search": _space_fields(m.space), "trials": m.num_trials}
+            for m in self.methods
+        ]
+        return fields
+
+
+def first_difference(ours: object, theirs: object, path: str = "") -> tuple[str, object, object] | None:
+    """The first field in which two ``identity()`` values differ: its path and both values; ``None`` where equal."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in [*ours, *(k for k in theirs if k not in ours)]:
+            inner = f"{path}.{key}" if path else str(key)
+            if difference := first_difference(ours.get(key), theirs.get(key), inner):
+                return difference
+        return None
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return next((d for i, (a, b) in pairs if (d := first_difference(a, b, f"{path}[{i}]"))), None)
+    return None if ours == theirs else (path, ours, theirs)
+
+
+def preset_names() -> tuple[str, ...]:
+    """The specs that come with isoflop; each can be given by name where a file is asked for."""
+    folder = resources.files("sweeps.presets")
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def read_spec(source: str | Path) -> SweepSpec:
+    """The spec in a YAML text (it has a line break), in a preset by name, or in a file by path.
+
+    Raises ``ValueError`` with one sentence that names the field, its value and the mend.
+    """
+    text, where = _text_of(source)
+    return _spec(border.checked(yaml12.load(text, where), where), where)
+
+
+def _text_of(source: str | Path) -> tuple[str, str]:
+    if isinstance(source, str):
+        if "\n" in source:
+            return source, "spec"
+        if source in preset_names():
+            return resources.files("sweeps.presets").joinpath(f"{source}.yaml").read_text(encoding="utf-8"), source
+    path = Path(source).expanduser()
+    try:
+        return path.read_text(encoding="utf-8"), str(source)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        names = preset_names()
+        raise ValueError(
+            f"spec {str(source)!r} is neither a file nor a preset: {nearest(str(source), names)}"
+            f"give the path of a YAML file, or one of {', '.join(names)}"
+        ) from error
+    except IsADirectoryError as error:
+        raise ValueError(f"spec {str(source)!r} is a folder: give the YAML file itself") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"spec {str(source)!r} is not UTF-8 text: save it as a text file") from error
+    except OSError as error:
+        raise ValueError(f"spec {str(source)!r} cannot be read ({error.strerror}): check its permissions") from error
+
+
+def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
+    methods = tuple(_method_spec(entry, fields) for entry in fields.methods)
+    labels = [m.method.label for m in methods]
+    for number, label in enumerate(labels):
+        if labels.index(label) < number:
+            raise ValueError(
+                f"{where}: methods[{number}] is {label!r}, as methods[{labels.index(label)}] is: "
+                "give each method once, or put the other setting into a sweep of its own"
+            )
+    members = [[s.name for s in LADDERS[name]] if name in LADDERS else [name] for name in fields.models]
+    return SweepSpec(
+        name=fields.name,
+        data=DataSpec(**fields.data.model_dump()),
+        models=tuple(name for ladder in members for name in ladder),
+        methods=methods,
+        budgets_flops=tuple(fields.budgets_flops),
+        fixed=FixedHyperparameters(**fields.fixed.model_dump()),
+        evaluation=Evaluation(**fields.evaluation.model_dump()),
+        limits=Limits(**fields.limits.model_dump()),
+        search=Search(sampler=fields.search.sampler, lag=fields.search.lag, startup=fields.search.startup),
+        resources=Resources(**fields.resources.model_dump()),
+        seed=fields.seed,
+    )
+
+
+def _method_spec(entry: Any, fields: border.SpecFields) -> MethodSpec:
+    [kind] = [name for name in entry.model_fields_set if name not in ("search", "trials")]
+    space = _space(PAPER_SPACE, fields.search)
+    return MethodSpec(
+        method=method_from(kind, **getattr(entry, kind).model_dump()),
+        space=_space(space, entry.search) if entry.search else space,
+        num_trials=entry.trials or fields.trials,
+    )
+
+
+def _space(base: Space, own: border.SpaceFields) -> Space:
+    given = {name: getattr(own, name) for name in base.dimensions}
+    return replace(base, **{name: _dimension(d) for name, d in given.items() if d is not None})
+
+
+def _dimension(fields: border.DimensionFields) -> Dimension:
+    of: Unit = fields.of if isinstance(fields, border.LearningRateFields) else "absolute"
+    if fields.value is not None:
+        return Fixed(value=fields.value, of=of)
+    assert fields.low is not None and fields.high is not None
+    return Range(low=fields.low, high=fields.high, log=fields.log, start=fields.start, of=of)
+
+
+def _space_fields(space: Space) -> dict[str, Any]:
+    """Without fields that hold nothing, and with ``of`` for the learning rate alone, as the border takes them."""
+    fields = {name: {k: v for k, v in asdict(d).items() if v is not None} for name, d in space.dimensions.items()}
+    del fields["temperature"]["of"], fields["weight_decay"]["of"]
+    return fields

@@ -1,0 +1,308 @@
+"""The results store: a folder with one Parquet file for each fact, written whole, named by what it is.
+
+    sweep.yaml                       the frozen spec
+    prepared.json                    the data manifest and the models, as they were prepared
+    trials/<trial_id>.parquet        how a trial ended: one row (``sweeps/columns.py``)
+    curves/<trial_id>.parquet        its loss, learning rate and gradient norm over the steps
+    checkpoints/<trial_id>/          what an unfinished trial goes on from
+    compact/trials.parquet           copies of many rows in one file, made when rows are read: only for speed
+
+Knows files, and which of them belong together. A file is written under a temporary name, flushed and renamed, so
+that a reader sees all of it or nothing, writing twice is harmless and no lock is needed. Never knows Ray, Optuna, the
+trainer's inside or what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import string
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeps.columns import COLUMNS, CURVE_SCHEMA, SCHEMA, columns_markdown, from_row, to_curve, to_row
+from sweeps.spec import SweepSpec, first_difference, read_spec
+from trainer.trial import TrialResult, TrialSpec, TrialState
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["COLUMNS", "Store", "StoreError", "columns_markdown"]
+
+_ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
+_READERS = 8
+_WORTH_COMPACTING = 64
+_COMPACT_SCHEMA = SCHEMA.append(pa.field("stamp", pa.string(), nullable=False))
+
+
+class StoreError(ValueError):
+    """The store cannot be read or written as asked. The message says which file and what a person can do."""
+
+
+class Store:
+    """The store of one sweep, in the folder ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def create(cls, root: Path, spec: SweepSpec, prepared: str) -> Store:
+        """The sweep's store, made where there is none, and taken up again where it holds the same sweep.
+
+        ``prepared`` is the JSON of what the sweep works with; that of the first launch is kept once there are rows.
+        Raises ``StoreError`` where ``root`` holds another sweep, something else, or cannot be written.
+        """
+        store = cls(root)
+        if store._has_sweep():
+            store._refuse_another(spec)
+        else:
+            store._refuse_other_files()
+            store._write(root / "sweep.yaml", spec.to_yaml().encode())
+        if not store.trial_ids():
+            store._write(root / "prepared.json", prepared.encode())
+        return store
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """The store that is there. Raises ``StoreError`` where there is none."""
+        store = cls(root)
+        if not store._has_sweep():
+            found = "holds no sweep.yaml" if root.is_dir() else "does not exist"
+            raise StoreError(f"store {str(root)!r} {found}: give the folder of a sweep that was launched")
+        return store
+
+    @property
+    def spec(self) -> SweepSpec:
+        """The frozen spec. Raises ``StoreError`` where its file cannot be read as one."""
+        path = self.root / "sweep.yaml"
+        try:
+            return read_spec(path)
+        except ValueError as error:
+            raise StoreError(f"{error}; this is the store's own file, so bring back the one that was there") from error
+
+    @property
+    def prepared(self) -> str:
+        """The JSON that ``create`` was given."""
+        path = self.root / "prepared.json"
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror}): launch the sweep again") from error
+
+    def trial_ids(self) -> frozenset[str]:
+        """The trials that have a row."""
+        return frozenset(path.stem for path in self._row_files())
+
+    def has(self, trial_id: str) -> bool:
+        return self._file("trials", trial_id).exists()
+
+    def record(self, result: TrialResult) -> None:
+        """Write a trial's curve, then its row: where there is a row, all of it is there.
+
+        Writing the same result twice changes nothing, and a failure never replaces a row. Raises ``StoreError`` where
+        there is no room or no permission; then no half file is left.
+        """
+        trial_id = result.spec.trial_id
+        if result.state is TrialState.FAILED and self.has(trial_id):
+            return
+        self._write(self._file("curves", trial_id), _parquet(to_curve(result)))
+        self._write(self._file("trials", trial_id), _parquet(to_row(result)))
+
+    def read_trial(self, trial_id: str) -> TrialResult:
+        """How a trial ended, without its curve. Raises ``StoreError`` where its row is missing or broken."""
+        [row] = _read_row(self._file("trials", trial_id)).to_pylist()
+        return from_row(row)
+
+    def read_trials(self, *, strict: bool = True) -> pd.DataFrame:
+        """Every row, one line each, by trial id, with the columns of ``COLUMNS``; typed also where there is none.
+
+        A row that cannot be read raises ``StoreError``, or, with ``strict=False``, is left out and its sentence is put
+        into the frame's ``attrs["broken"]``, a tuple that is there either way.
+        """
+        stamps = {path.stem: _stamp(path) for path in self._row_files()}
+        compact = self._read_compact(stamps)
+        known = frozenset(compact["trial_id"].to_pylist())
+        new = [self._file("trials", trial_id) for trial_id in stamps if trial_id not in known]
+        with ThreadPoolExecutor(_READERS) as pool:
+            outcomes = list(pool.map(_try_row, new))
+        broken = [outcome for outcome in outcomes if isinstance(outcome, StoreError)]
+        if broken and strict:
+            more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
+            raise StoreError(f"{broken[0]}{more}")
+        found = [outcome for outcome in outcomes if isinstance(outcome, pa.Table)]
+        table = pa.concat_tables([compact, *found]).sort_by("trial_id")
+        if len(found) >= _WORTH_COMPACTING:
+            self._write_compact(table, stamps)
+        rows: pd.DataFrame = table.to_pandas()
+        rows.attrs["broken"] = tuple(str(error) for error in broken)
+        return rows
+
+    def read_curve(self, trial_id: str) -> pd.DataFrame:
+        """The points of a trial's curve. Raises ``StoreError`` where they are missing or broken."""
+        curve: pd.DataFrame = _read_table(self._file("curves", trial_id), CURVE_SCHEMA).to_pandas()
+        return curve
+
+    def checkpoints(self, trial_id: str) -> Path:
+        """The folder for a trial's checkpoints; it need not exist."""
+        return self.root / "checkpoints" / _safe(trial_id)
+
+    def remove_checkpoints(self, trial_id: str) -> None:
+        """What a recorded trial no longer needs; nothing happens where there is nothing."""
+        shutil.rmtree(self.checkpoints(trial_id), ignore_errors=True)
+
+    def _file(self, kind: str, trial_id: str) -> Path:
+        return self.root / kind / f"{_safe(trial_id)}.parquet"
+
+    def _row_files(self) -> Sequence[Path]:
+        """Temporary and foreign files are passed over: only names that a trial can have are read."""
+        folder = self.root / "trials"
+        try:
+            found = sorted(folder.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
+        return [path for path in found if path.suffix == ".parquet" and not path.name.startswith(".")]
+
+    def _read_compact(self, stamps: Mapping[str, str]) -> pa.Table:
+        """The compact rows whose own files are there and have not changed since; no rows where there are none."""
+        try:
+            table = _read_table(self.root / "compact" / "trials.parquet", _COMPACT_SCHEMA)
+        except StoreError:
+            return SCHEMA.empty_table()
+        pairs = zip(table["trial_id"].to_pylist(), table["stamp"].to_pylist(), strict=True)
+        return table.filter(pa.array([stamps.get(i) == stamp for i, stamp in pairs], pa.bool_())).select(SCHEMA.names)
+
+    def _write_compact(self, table: pa.Table, stamps: Mapping[str, str]) -> None:
+        column = pa.array([stamps[i] for i in table["trial_id"].to_pylist()], pa.string())
+        stamped = table.append_column(_COMPACT_SCHEMA.field("stamp"), column)
+        # A store that cannot be written can still be read.
+        with contextlib.suppress(StoreError):
+            self._write(self.root / "compact" / "trials.parquet", _parquet(stamped))
+
+    def _has_sweep(self) -> bool:
+        try:
+            return (self.root / "sweep.yaml").exists()
+        except OSError as error:
+            raise StoreError(f"store {str(self.root)!r} cannot be read ({error.strerror}): give another") from error
+
+    def _refuse_other_files(self) -> None:
+        try:
+            strange = self.root.is_dir() and next(self.root.iterdir(), None)
+        except OSError as error:
+            raise StoreError(f"store {str(self.root)!r} cannot be read ({error.strerror}): give another") from error
+        if strange:
+            raise StoreError(
+                f"store {str(self.root)!r} is a folder with other files and no sweep.yaml: give another --store"
+            )
+
+    def _refuse_another(self, spec: SweepSpec) -> None:
+        difference = first_difference(spec.identity(), self.spec.identity())
+        if difference:
+            field, ours, theirs = difference
+            raise StoreError(
+                f"store {str(self.root)!r} holds another sweep: {field} is {ours!r} in this spec and {theirs!r} there; "
+                "give this spec another name or another --store"
+            )
+
+    def _write(self, path: Path, content: bytes) -> None:
+        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StoreError(f"{path} cannot be written ({error.strerror}): {_mend(error)}") from error
+
+
+def _mend(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room and launch again; what was recorded is kept and unfinished trials go on"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return "a file stands where the store needs a folder, so give another --store"
+    return "check its permissions, or give another --store"
+
+
+def _flush_folder(folder: Path) -> None:
+    """A rename survives a power cut once its folder is flushed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _safe(trial_id: str) -> str:
+    """The id, once it is sure to be the name of one file in one folder."""
+    if not trial_id or trial_id.startswith(".") or not _ID_CHARACTERS.issuperset(trial_id):
+        raise StoreError(f"trial id {trial_id!r} is none: give one as `isoflop status` shows it")
+    return trial_id
+
+
+def _parquet(table: pa.Table) -> bytes:
+    """A row is one value in each of 60 columns: with dictionaries, statistics and a second schema, the file would be
+    three times as large and slow to read."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, use_dictionary=False, write_statistics=False, compression="none", store_schema=False)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    again = "delete this file and its trial is run again; nothing else is lost"
+    try:
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} does not exist: give the id of a trial that has ended") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error}): {again}") from error
+    except pa.ArrowException as error:
+        raise StoreError(f"{path} is not a whole Parquet file: {again}") from error
+    if not table.schema.equals(schema):
+        strange = sorted(set(schema.names) ^ set(table.schema.names)) or ["a type"]
+        raise StoreError(f"{path} does not have this version's columns ({', '.join(strange[:3])} differ): {again}")
+    return table
+
+
+def _read_row(path: Path) -> pa.Table:
+    table = _read_table(path, SCHEMA)
+    again = "delete this file and its trial is run again; nothing else is lost"
+    if len(table) != 1:
+        raise StoreError(f"{path} has {len(table)} rows instead of one: {again}")
+    try:
+        trial_id = TrialSpec.from_json(table["spec"][0].as_py()).trial_id
+    except ValueError as error:
+        raise StoreError(f"{path} holds a trial spec that cannot be read: {again}") from error
+    if not trial_id == table["trial_id"][0].as_py() == path.stem:
+        raise StoreError(f"{path} holds another trial, {trial_id}: {again}")
+    return table
+
+
+def _stamp(path: Path) -> str:
+    """Changes whenever the file is written."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def _try_row(path: Path) -> pa.Table | StoreError:
+    try:
+        return _read_row(path)
+    except StoreError as error:
+        return error
