@@ -107,7 +107,7 @@ MISTAKES = {
     "half a trial": ("trials: 3", "trials: 2.5", ["trials", "2.5", "whole number"]),
     "no trials": ("trials: 3", "trials: 0", ["trials", "0", "1 up"]),
     "negative budget": ("8e10, 4e10", "8e10, -4e10", ["budgets_flops[1]", "-4e10", "1 up"]),
-    "budget beyond reason": ("8e10", "8e40", ["budgets_flops[0]", "8e40", "1e30"]),
+    "budget beyond reason": ("8e10", "8e40", ["budgets_flops[0]", "8e40", "1e+30"]),
     "infinite budget": ("8e10", ".inf", ["budgets_flops[0]", "inf"]),
     "one budget without a list": ("[8e10, 4e10]", "8e10", ["budgets_flops", "8e10", "list"]),
     "budget twice": ("8e10, 4e10", "4e10, 4e10", ["budgets_flops", "4e10", "once"]),

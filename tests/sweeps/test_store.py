@@ -78,7 +78,11 @@ def test_rows_are_typed_with_and_without_content(store: Store) -> None:
     assert list(empty) == list(full) == [c.name for c in COLUMNS]
     assert list(empty.dtypes) == list(failed.dtypes) == list(full.dtypes)
     assert len(empty) == 0
-    assert full.dtypes["tokens"] == np.int64 and full.dtypes["budget_flops"] == np.float64 and full.dtypes["loss"] == np.float64
+    assert (
+        full.dtypes["tokens"] == np.int64
+        and full.dtypes["budget_flops"] == np.float64
+        and full.dtypes["loss"] == np.float64
+    )
 
 
 def test_a_curve_without_points_is_typed(store: Store) -> None:

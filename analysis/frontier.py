@@ -1,0 +1,326 @@
+"""The frontier: optima over budgets, the laws through them, and the best method at each budget.
+
+Knows rows of a store and how profiles are built. Never knows which model a person should train (``recommend.py``),
+figures or files.
+
+Uncertainty is a parametric bootstrap. Each draw takes a noise level from what is known about it (``noise.py``), moves
+every cell's loss by it, finds each profile's minimum, window and edge again, fits the laws again, and ranks the methods
+again; intervals are the middle 90 % of the draws. Where three or more optima scatter about their law by more than their
+own errors say, the law's draws are widened about the fitted law by the square root of that ratio (Birge 1932), since
+then the law or the parabola is not quite true. Points are not resampled: a profile has three to five near its minimum,
+too few for that. Limits: with two budgets nothing checks a law; the straight line in log-log bends where the loss nears
+its floor or data repeat, and no interval knows of it; the lowest of several noisy cells is too low, in the fit and
+again in every draw, so intervals of the loss lean low; the known bias of parabolas on wide or off-centre grids
+(tests/analysis/test_published_laws.py) is not corrected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import wording
+from analysis.fit import FloatArray, Interval, percentile_interval
+from analysis.law import Law, fit_law
+from analysis.noise import Noise, estimate_noise
+from analysis.profile import (
+    Point,
+    Profile,
+    ProfileDraws,
+    ProfileState,
+    build_profile,
+    cells,
+    complete_trials,
+    relative_residuals,
+)
+from trainer.trial import METHODS, Method
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodFrontier:
+    """One method over the budgets. A law is ``None`` where the data do not carry one; ``notes`` says why."""
+
+    method: Method
+    profiles: tuple[Profile, ...]
+    """By budget."""
+    noise: Noise
+    size_law: Law | None
+    """Optimal non-embedding parameters, ``N*(C)``, through the optima alone."""
+    tokens_law: Law | None
+    """Optimal tokens, ``D*(C)``, through the same budgets."""
+    loss_law: Law | None
+    """Loss of the optimum. A budget with its minimum at an edge takes part with its lowest measured loss: an upper
+    bound of what the method reaches there, and better than forgetting the budget."""
+    notes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return self.method.label
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """A method's place at a budget."""
+
+    method: str
+    loss: float
+    loss_interval: Interval
+    probability_best: float
+    """Share of the draws in which no other method of the ranking has a lower loss."""
+    is_optimum: bool
+    """False where the loss is only the lowest measured one, with no optimum in the grid."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranking:
+    """The methods at a budget, best first."""
+
+    budget_flops: int
+    standings: tuple[Standing, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "budget_flops": self.budget_flops,
+            "methods": [
+                {
+                    "method": standing.method,
+                    "loss": standing.loss,
+                    "loss_interval": standing.loss_interval.to_list(),
+                    "probability_best": standing.probability_best,
+                    "is_optimum": standing.is_optimum,
+                }
+                for standing in self.standings
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frontier:
+    """What a sweep says: per method the profiles and laws, per measured budget the ranking of methods."""
+
+    methods: tuple[MethodFrontier, ...]
+    rankings: tuple[Ranking, ...]
+    """By budget, from what was measured there."""
+    num_rows: int
+    num_complete: int
+    notes: tuple[str, ...]
+    """What cannot be said and why, in sentences; every method's notes are among them."""
+
+    @property
+    def budgets_flops(self) -> tuple[int, ...]:
+        return tuple(ranking.budget_flops for ranking in self.rankings)
+
+    def method(self, label: str) -> MethodFrontier:
+        return next(method for method in self.methods if method.label == label)
+
+    def ranking_by_laws(self, budget_flops: int) -> Ranking:
+        """The methods that have a loss law, ranked by it at any budget."""
+        laws = {method.label: method.loss_law for method in self.methods if method.loss_law is not None}
+        losses = {label: law.at(budget_flops) for label, law in laws.items()}
+        draws = {label: law.draws_at(budget_flops) for label, law in laws.items()}
+        return _ranking(budget_flops, losses, draws, dict.fromkeys(laws, True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the draws, for JSON."""
+        return {
+            "num_rows": self.num_rows,
+            "num_complete": self.num_complete,
+            "methods": [_method_to_dict(method) for method in self.methods],
+            "rankings": [ranking.to_dict() for ranking in self.rankings],
+            "notes": list(self.notes),
+        }
+
+
+def fit_frontier(rows: pd.DataFrame, *, num_draws: int = 1000, seed: int = 0) -> Frontier:
+    """The frontier of a sweep from its rows (columns as in the store). Deterministic for a given ``seed``.
+
+    A sweep with too little in it is no error: what cannot be fitted is ``None`` and ``notes`` says so in words.
+    """
+    trials, dropped = complete_trials(rows)
+    points = cells(trials)
+    rng = np.random.default_rng(seed)
+    methods, built = [], {}
+    for label in _labels(points):
+        own = {budget: cell for (method, budget), cell in points.items() if method == label}
+        noise = estimate_noise(trials[trials["method"] == label], map(relative_residuals, own.values()))
+        sd = noise.draw_sd(rng, num_draws)[:, None]
+        profiles = {
+            budget: build_profile(cell, sd * rng.standard_normal((num_draws, len(cell))))
+            for budget, cell in sorted(own.items())
+        }
+        methods.append(_method_frontier(list(profiles.values()), noise))
+        built.update({(label, budget): both for budget, both in profiles.items()})
+    budgets = sorted({budget for _, budget in built})
+    rankings = tuple(_measured_ranking(budget, built) for budget in budgets)
+    notes = (*dropped, *_sweep_notes(methods, rankings), *(note for method in methods for note in method.notes))
+    return Frontier(
+        methods=tuple(methods),
+        rankings=rankings,
+        num_rows=rows["trial_id"].nunique(),
+        num_complete=len(trials),
+        notes=notes,
+    )
+
+
+_Built = tuple[Profile, ProfileDraws]
+
+
+def _labels(points: Mapping[tuple[str, int], tuple[Point, ...]]) -> list[str]:
+    """The methods' labels in the order of ``METHODS``."""
+    methods = {label: cell[0].spec.method for (label, _), cell in points.items()}
+    return sorted(methods, key=lambda label: (list(METHODS).index(methods[label].kind), label))
+
+
+def _method_frontier(built: Sequence[_Built], noise: Noise) -> MethodFrontier:
+    profiles = tuple(profile for profile, _ in built)
+    label = profiles[0].method.label
+    # An optimum that most draws lose over the edge would put a law through a coin toss.
+    held = [both for both in built if _is_held(*both)]
+    seen = [both for both in built if both[0].state != ProfileState.FEW]
+    upper_bounds = [profile for profile, draws in seen if not _is_held(profile, draws)]
+    return MethodFrontier(
+        method=profiles[0].method,
+        profiles=profiles,
+        noise=noise,
+        size_law=_law(held, lambda p: p.optimum.num_params if p.optimum else math.nan, lambda d: d.num_params),
+        tokens_law=_law(held, lambda p: p.optimum.tokens if p.optimum else math.nan, lambda d: d.tokens),
+        loss_law=_law(seen, lambda p: p.loss, lambda d: d.loss),
+        notes=(
+            *_profile_notes(label, built),
+            *(_law_notes(label, len(held), upper_bounds) if len(seen) > 1 else ()),
+        ),
+    )
+
+
+def _is_held(profile: Profile, draws: ProfileDraws) -> bool:
+    """Whether there is an optimum, in the fit and in at least half of the draws."""
+    return profile.state == ProfileState.OPTIMUM and bool(np.isfinite(draws.num_params).mean() >= 0.5)
+
+
+def _law(
+    built: Sequence[_Built], value: Callable[[Profile], float], draws: Callable[[ProfileDraws], FloatArray]
+) -> Law | None:
+    if len(built) < 2:
+        return None
+    budgets = tuple(profile.budget_flops for profile, _ in built)
+    values = np.array([value(profile) for profile, _ in built])
+    return fit_law(budgets, values, np.stack([draws(one) for _, one in built], axis=1))
+
+
+def _measured_ranking(budget_flops: int, built: Mapping[tuple[str, int], _Built]) -> Ranking:
+    here = {label: both for (label, budget), both in built.items() if budget == budget_flops}
+    return _ranking(
+        budget_flops,
+        {label: profile.loss for label, (profile, _) in here.items()},
+        {label: draws.loss for label, (_, draws) in here.items()},
+        {label: profile.optimum is not None for label, (profile, _) in here.items()},
+    )
+
+
+def _ranking(
+    budget_flops: int, losses: Mapping[str, float], draws: Mapping[str, FloatArray], is_optimum: Mapping[str, bool]
+) -> Ranking:
+    if not losses:
+        return Ranking(budget_flops=budget_flops, standings=())
+    winners = np.stack([draws[label] for label in losses]).argmin(axis=0)
+    standings = [
+        Standing(
+            method=label,
+            loss=losses[label],
+            loss_interval=percentile_interval(draws[label]),
+            probability_best=float((winners == place).mean()),
+            is_optimum=is_optimum[label],
+        )
+        for place, label in enumerate(losses)
+    ]
+    return Ranking(budget_flops=budget_flops, standings=tuple(sorted(standings, key=lambda s: s.loss)))
+
+
+def _profile_notes(label: str, built: Sequence[_Built]) -> list[str]:
+    """One sentence for each thing that some of a method's profiles cannot say."""
+    words = {
+        ProfileState.FEW: "fewer than three models have a loss, so no optimum can be looked for.",
+        ProfileState.FLAT: "all models have the same loss, so no size is better than another.",
+        ProfileState.EDGE_LOW: "the smallest model is the best: an edge of the grid, not an optimum.",
+        ProfileState.EDGE_HIGH: "the largest model is the best: an edge of the grid, not an optimum.",
+        ProfileState.OPTIMUM: "noise may move the minimum to an edge of the grid, so the laws of size leave it out.",
+    }
+    notes = []
+    for state, say in words.items():
+        budgets = [p.budget_flops for p, draws in built if p.state == state and not _is_held(p, draws)]
+        if budgets:
+            notes.append(f"{label} at {wording.budgets(budgets)}: {say}")
+    return notes
+
+
+def _law_notes(label: str, num_optima: int, upper_bounds: Sequence[Profile]) -> list[str]:
+    """What the laws of a method measured at two or more budgets cannot say."""
+    notes = []
+    if num_optima < 2:
+        number = "only one budget has an optimum" if num_optima else "no budget has an optimum"
+        notes.append(f"{label}: {number}, so no law of size or tokens can be fitted.")
+    if num_optima == 2:
+        notes.append(f"{label}: the laws of size and tokens go through two budgets alone, so nothing checks them.")
+    if upper_bounds:
+        budgets = wording.budgets([profile.budget_flops for profile in upper_bounds])
+        notes.append(
+            f"{label}: the loss law uses the lowest measured loss at {budgets}, an upper bound of the optimum's."
+        )
+    return notes
+
+
+def _sweep_notes(methods: Sequence[MethodFrontier], rankings: Sequence[Ranking]) -> list[str]:
+    if not rankings:
+        return ["No trial is complete, so nothing can be fitted or recommended."]
+    notes = []
+    if len(rankings) == 1:
+        budget = wording.flops(rankings[0].budget_flops)
+        notes.append(f"Only one budget was measured ({budget}), so nothing can be said about other budgets.")
+    elif lawless := [method.label for method in methods if method.loss_law is None]:
+        notes.append(f"{wording.listing(lawless)}: fewer than two budgets with three models, so no laws over budgets.")
+    for ranking in rankings:
+        present = {standing.method for standing in ranking.standings}
+        missing = [method.label for method in methods if method.label not in present]
+        if missing:
+            budget = wording.flops(ranking.budget_flops)
+            notes.append(
+                f"{wording.listing(missing)} at {budget}: no complete trial, so left out of the ranking there."
+            )
+    return notes
+
+
+def _method_to_dict(method: MethodFrontier) -> dict[str, Any]:
+    laws = {"num_params": method.size_law, "tokens": method.tokens_law, "loss": method.loss_law}
+    return {
+        "method": method.label,
+        "noise_relative_sd": method.noise.relative_sd,
+        "laws": {name: law.to_dict() if law else None for name, law in laws.items()},
+        "profiles": [_profile_to_dict(profile) for profile in method.profiles],
+    }
+
+
+def _profile_to_dict(profile: Profile) -> dict[str, Any]:
+    optimum = profile.optimum
+    return {
+        "budget_flops": profile.budget_flops,
+        "state": profile.state.value,
+        "best_model": profile.best.model,
+        "best_loss": profile.best.loss,
+        "best_trial_id": profile.best.trial_id,
+        "optimum": None
+        if optimum is None
+        else {
+            "num_params": optimum.num_params,
+            "num_params_interval": optimum.num_params_interval.to_list(),
+            "tokens": optimum.tokens,
+            "tokens_interval": optimum.tokens_interval.to_list(),
+            "loss": optimum.loss,
+            "loss_interval": optimum.loss_interval.to_list(),
+            "models": list(optimum.models),
+        },
+    }

@@ -1,0 +1,68 @@
+"""A law over budgets: a power law through a method's optima, with its bootstrap draws.
+
+Knows numbers at budgets and their draws. Never knows profiles, methods or rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.fit import FloatArray, Interval, PowerLaw, fit_power_law, fit_power_laws, percentile_interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Law:
+    """A power law in the budget, with its bootstrap draws."""
+
+    fit: PowerLaw
+    budgets_flops: tuple[int, ...]
+    """The budgets whose optima it goes through."""
+    levels: FloatArray
+    """Draws of the value at ``fit.pivot``, shape (num_draws,); NaN where a draw had fewer than two optima."""
+    exponents: FloatArray
+
+    def at(self, budget_flops: float) -> float:
+        return float(self.fit(budget_flops))
+
+    def draws_at(self, budget_flops: float) -> FloatArray:
+        return np.asarray(self.levels * (budget_flops / self.fit.pivot) ** self.exponents)
+
+    def interval_at(self, budget_flops: float) -> Interval:
+        return percentile_interval(self.draws_at(budget_flops))
+
+    @property
+    def exponent_interval(self) -> Interval:
+        return percentile_interval(self.exponents)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "level": self.fit.level,
+            "pivot_flops": self.fit.pivot,
+            "exponent": self.fit.exponent,
+            "exponent_interval": self.exponent_interval.to_list(),
+            "misfit": self.fit.misfit,
+            "budgets_flops": list(self.budgets_flops),
+        }
+
+
+def fit_law(budgets_flops: tuple[int, ...], values: FloatArray, draws: FloatArray) -> Law:
+    """The law through ``values`` (n,) at two or more budgets.
+
+    ``draws`` has shape (num_draws, n), NaN where a draw has no value. The values are weighted by the spread of their
+    draws. Where three or more scatter by more than that spread says, the law's draws are widened about the fitted law
+    by the square root of the ratio (Birge 1932).
+    """
+    x = np.array(budgets_flops, dtype=np.float64)
+    sd = np.nanstd(np.log(draws), axis=0)
+    fit = fit_power_law(x, values, sd)
+    levels, exponents = fit_power_laws(x, draws, sd, fit.pivot)
+    widen = max(1.0, fit.misfit or 0.0) ** 0.5
+    return Law(
+        fit=fit,
+        budgets_flops=budgets_flops,
+        levels=fit.level * (levels / fit.level) ** widen,
+        exponents=fit.exponent + widen * (exponents - fit.exponent),
+    )

@@ -1,0 +1,309 @@
+"""What to train at a budget: method, model, hyperparameters, tokens, the loss to expect, and how sure that is.
+
+Knows the frontier and the shapes of the models that exist. Pure. Never knows rows, files or how it is shown.
+
+The method is the one with the lowest loss at the budget by the loss laws; the model is the one nearest in log size to
+the method's size law. Where the data carry no law, the nearest measured budget decides and the words say that.
+Hyperparameters come from the best trial of the method's nearest cell (nearest budget, then nearest model): they were
+tuned there, not at this budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from analysis import wording
+from analysis.fit import WINDOW_FACTOR, Interval, percentile_interval
+from analysis.frontier import Frontier, MethodFrontier, Ranking
+from analysis.profile import Point, Profile
+from trainer.flops import num_tokens
+from trainer.ladder import ModelShape, parameter_counts
+from trainer.trial import Hyperparameters, Method
+
+MAX_EXTRAPOLATION = 4.0
+FAR_FROM_OPTIMUM = 2.0
+CLEAR = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recommendation:
+    """What to train at a budget. Every number that the data do not carry is ``None``, and ``cautions`` says why."""
+
+    budget_flops: int
+    method: Method
+    model: str
+    num_params: int
+    """Non-embedding parameters of the model."""
+    optimal_num_params: float | None
+    """Where the method's size law puts the optimum, before rounding to a model that exists."""
+    optimal_num_params_interval: Interval | None
+    hyperparameters: Hyperparameters
+    hyperparameters_from: Point
+    """The trial that they come from."""
+    tokens: int
+    pairs: int
+    steps: int
+    epochs: float
+    loss: float | None
+    """Expected held-out loss of this model, in nats: the law's optimum plus what rounding the size costs."""
+    loss_interval: Interval | None
+    measured: Point | None
+    """The method's best point where this very budget was measured."""
+    ranking: Ranking
+    """The methods at this budget, each at its own optimal size; where there is no law, at the nearest measured one."""
+    measured_budgets_flops: tuple[int, int]
+    """The smallest and the largest budget that the recommended method's law rests on."""
+    cautions: tuple[str, ...]
+    """What to mind, in sentences, gravest first."""
+
+    @property
+    def extrapolation(self) -> float:
+        """How many times the budget lies above or below what was measured; 1 inside."""
+        low, high = self.measured_budgets_flops
+        return max(1.0, self.budget_flops / high, low / self.budget_flops)
+
+    @property
+    def inside(self) -> bool:
+        return self.extrapolation == 1.0
+
+    @property
+    def probability_best(self) -> float:
+        return self.ranking.standings[0].probability_best
+
+    def sentences(self) -> tuple[str, ...]:
+        """The answer in a few sentences: what to train, what to expect, with which settings, and what to mind."""
+        return (self._what(), self._expect(), self._settings(), *self.cautions)
+
+    def _what(self) -> str:
+        return (
+            f"With {wording.flops(self.budget_flops)}, train {self.model} ({wording.count(self.num_params)} "
+            f"non-embedding parameters) by {describe(self.method)} on {wording.count(self.tokens)} tokens: "
+            f"{wording.count(self.pairs)} pairs, {wording.count(self.steps)} steps of "
+            f"{self.hyperparameters.batch_size}, {wording.times(self.epochs)} epochs of the data."
+        )
+
+    def _expect(self) -> str:
+        expect, at = "No loss can be foretold", f" at {wording.flops(self.ranking.budget_flops)}"
+        if self.loss is not None and self.loss_interval is not None:
+            within = wording.interval(self.loss_interval, wording.loss)
+            expect, at = f"Expect a held-out loss of {wording.loss(self.loss)} (90 % interval: {within})", ""
+        if self.measured is not None:
+            expect += f", where the best trial measured {wording.loss(self.measured.loss)} with {self.measured.model}"
+        first, *others = self.ranking.standings
+        if not others:
+            return f"{expect}; no other method was measured."
+        sure = wording.share(first.probability_best)
+        return (
+            f"{expect}; {first.method} is the best method{at} with probability {sure}, "
+            f"and the runner-up is {others[0].method} at {wording.loss(others[0].loss)}."
+        )
+
+    def _settings(self) -> str:
+        ours, source = self.hyperparameters, self.hyperparameters_from
+        trials = "the only trial" if source.num_trials == 1 else f"the best of {source.num_trials} trials"
+        scaled = ""
+        if ours.learning_rate != source.spec.hyperparameters.learning_rate:
+            scaled = ", the learning rate in proportion to the models' pre-training rates"
+        return (
+            f"Learning rate {ours.learning_rate:.2g}, temperature {ours.temperature:.2g}, weight decay "
+            f"{ours.weight_decay:.2g}: from {trials} of {source.model} at "
+            f"{wording.flops(source.spec.budget_flops)}{scaled}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; an open end of an interval is ``null``."""
+        return {
+            "budget_flops": self.budget_flops,
+            "method": self.method.label,
+            "method_settings": {"kind": self.method.kind, **asdict(self.method)},
+            "model": self.model,
+            "num_params_non_embedding": self.num_params,
+            "optimal_num_params": self.optimal_num_params,
+            "optimal_num_params_interval": _to_list(self.optimal_num_params_interval),
+            "hyperparameters": asdict(self.hyperparameters),
+            "hyperparameters_from": self.hyperparameters_from.trial_id,
+            "tokens": self.tokens,
+            "pairs": self.pairs,
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "loss": self.loss,
+            "loss_interval": _to_list(self.loss_interval),
+            "measured_trial_id": None if self.measured is None else self.measured.trial_id,
+            "ranking": self.ranking.to_dict(),
+            "measured_budgets_flops": list(self.measured_budgets_flops),
+            "inside": self.inside,
+            "extrapolation": self.extrapolation,
+            "cautions": list(self.cautions),
+            "sentences": list(self.sentences()),
+        }
+
+
+def recommend(
+    frontier: Frontier, budget_flops: int, shapes: Sequence[ModelShape], tokens_per_pair: float
+) -> Recommendation:
+    """What to train with ``budget_flops`` booked FLOPs, among the models of ``shapes``.
+
+    ``tokens_per_pair`` is the mean real tokens of a pair. Raises ``ValueError`` where nothing is complete yet, and for
+    a budget that is not positive.
+    """
+    if budget_flops <= 0:
+        raise ValueError(f"budget is {budget_flops} FLOPs: give a number above 0")
+    if not frontier.rankings:
+        raise ValueError("trials: none is complete, so nothing can be recommended; let the sweep finish some first")
+    ranking = frontier.ranking_by_laws(budget_flops)
+    if not ranking.standings:
+        ranking = min(frontier.rankings, key=lambda measured: _distance(measured.budget_flops, budget_flops))
+    method = frontier.method(ranking.standings[0].method)
+    profile = min(method.profiles, key=lambda profile: _distance(profile.budget_flops, budget_flops))
+    here = profile if profile.budget_flops == budget_flops else None
+    size, size_interval = _optimal_size(method, here, budget_flops)
+    wanted = size or profile.best.num_params
+    shape = min(shapes, key=lambda shape: _distance(shape.num_params_non_embedding, wanted))
+    loss, loss_interval = _expected_loss(method, here, budget_flops, shape, ranking)
+    point = min(profile.points, key=lambda point: _distance(point.num_params, shape.num_params_non_embedding))
+    tokens = num_tokens(budget_flops, parameter_counts(shape, method.method), method.method)
+    pairs = int(tokens / tokens_per_pair)
+    measured = (profile.budget_flops,) if method.loss_law is None else method.loss_law.budgets_flops
+    draft = Recommendation(
+        budget_flops=budget_flops,
+        method=method.method,
+        model=shape.name,
+        num_params=shape.num_params_non_embedding,
+        optimal_num_params=size,
+        optimal_num_params_interval=size_interval,
+        hyperparameters=_hyperparameters(point, shape, shapes),
+        hyperparameters_from=point,
+        tokens=tokens,
+        pairs=pairs,
+        steps=math.ceil(pairs / point.spec.hyperparameters.batch_size),
+        epochs=pairs * point.epochs / point.pairs,
+        loss=loss,
+        loss_interval=loss_interval,
+        measured=here.best if here else None,
+        ranking=ranking,
+        measured_budgets_flops=(min(measured), max(measured)),
+        cautions=(),
+    )
+    cautions = (
+        *_budget_cautions(draft, method, profile),
+        *_size_cautions(draft, profile),
+        *_data_cautions(draft, method),
+    )
+    return replace(draft, cautions=cautions)
+
+
+def describe(method: Method) -> str:
+    """The method in words."""
+    words = {"full": "full fine-tuning", "bias": "bias-only tuning"}
+    settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in asdict(method).items())
+    named = {"freeze": "block freezing", "lora": "LoRA"}.get(method.kind, method.kind)
+    return words.get(method.kind) or f"{named} ({settings})"
+
+
+def _distance(a: float, b: float) -> float:
+    """Between two positive numbers, in log."""
+    return abs(math.log(a / b))
+
+
+def _optimal_size(
+    method: MethodFrontier, here: Profile | None, budget_flops: int
+) -> tuple[float | None, Interval | None]:
+    """The optimal size by the law, or as measured at this very budget, or not at all."""
+    if method.size_law is not None:
+        return method.size_law.at(budget_flops), method.size_law.interval_at(budget_flops)
+    if here is not None and here.optimum is not None:
+        return here.optimum.num_params, here.optimum.num_params_interval
+    return None, None
+
+
+def _expected_loss(
+    method: MethodFrontier, here: Profile | None, budget_flops: int, shape: ModelShape, ranking: Ranking
+) -> tuple[float | None, Interval | None]:
+    """The law's loss plus the cost of rounding the size: the nearest parabola's curvature times the distance squared.
+
+    No number where the model is further from the optimum than a parabola reaches. Without a law, what was measured at
+    this very budget.
+    """
+    if method.loss_law is None:
+        first = ranking.standings[0]
+        return (None, None) if here is None else (first.loss, first.loss_interval)
+    loss, draws = method.loss_law.at(budget_flops), method.loss_law.draws_at(budget_flops)
+    if method.size_law is not None:
+        if _distance(shape.num_params_non_embedding, method.size_law.at(budget_flops)) > math.log(WINDOW_FACTOR):
+            return None, None
+        optima = [(p.budget_flops, p.optimum) for p in method.profiles if p.optimum is not None]
+        _, nearest = min(optima, key=lambda one: _distance(one[0], budget_flops))
+        size = math.log10(shape.num_params_non_embedding)
+        loss += nearest.parabola.curvature * (size - math.log10(method.size_law.at(budget_flops))) ** 2
+        draws = draws + nearest.parabola.curvature * (size - np.log10(method.size_law.draws_at(budget_flops))) ** 2
+    return loss, percentile_interval(draws)
+
+
+def _hyperparameters(point: Point, shape: ModelShape, shapes: Sequence[ModelShape]) -> Hyperparameters:
+    """The point's settings; its learning rate moves with the pre-training rate where both models' rates are known."""
+    ours = point.spec.hyperparameters
+    source = next((known for known in shapes if known.name == point.model), None)
+    if source is None or not (source.pretraining_learning_rate and shape.pretraining_learning_rate):
+        return ours
+    ratio = shape.pretraining_learning_rate / source.pretraining_learning_rate
+    return replace(ours, learning_rate=ours.learning_rate * ratio)
+
+
+def _budget_cautions(draft: Recommendation, method: MethodFrontier, profile: Profile) -> list[str]:
+    cautions = []
+    low, high = draft.measured_budgets_flops
+    if not draft.inside:
+        above = draft.budget_flops > high
+        outside = (
+            f"this budget is {wording.times(draft.extrapolation)} times {'above' if above else 'below'} the "
+            f"{'largest' if above else 'smallest'} measured one ({wording.flops(high if above else low)})"
+        )
+        if draft.extrapolation > MAX_EXTRAPOLATION:
+            cautions.append(
+                f"WARNING: {outside}. Beyond {MAX_EXTRAPOLATION:g} times this is a guess and every interval is "
+                "too narrow: measure a budget in between."
+            )
+        else:
+            cautions.append(f"Mind: {outside}, so this is an extrapolation.")
+    if method.loss_law is None:
+        cautions.append(
+            f"No law over budgets could be fitted: this is the best of what was measured at "
+            f"{wording.flops(profile.budget_flops)}."
+        )
+    if draft.probability_best < CLEAR:
+        cautions.append("The best method is not clear: the runner-up may be as good, so let cost or memory decide.")
+    return cautions
+
+
+def _size_cautions(draft: Recommendation, profile: Profile) -> list[str]:
+    if draft.optimal_num_params is None:
+        return [
+            f"The best size for this budget is not known: the model is the best of {len(profile.points)} measured with "
+            f"{draft.method.label} at {wording.flops(profile.budget_flops)}."
+        ]
+    ratio = draft.num_params / draft.optimal_num_params
+    if max(ratio, 1 / ratio) <= FAR_FROM_OPTIMUM:
+        return []
+    return [
+        f"The optimal size is {wording.count(draft.optimal_num_params)} non-embedding parameters; the nearest model "
+        f"that exists is {wording.times(max(ratio, 1 / ratio))} times {'larger' if ratio > 1 else 'smaller'}."
+    ]
+
+
+def _data_cautions(draft: Recommendation, method: MethodFrontier) -> list[str]:
+    most = max(point.epochs for profile in method.profiles for point in profile.points)
+    if draft.epochs <= max(1.0, most):
+        return []
+    return [
+        f"The data would be seen {wording.times(draft.epochs)} times, but at most {wording.times(most)} times in what "
+        "was measured: repeated pairs teach less than the law expects, so get more data or a larger model."
+    ]
+
+
+def _to_list(interval: Interval | None) -> list[float | None] | None:
+    return None if interval is None else interval.to_list()

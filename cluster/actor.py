@@ -1,0 +1,214 @@
+"""One trial on one Ray actor: from an assignment to exactly one row in the store.
+
+Knows how a trial may end, and is the one place that turns an ending into a row: ``train`` returns COMPLETE and
+DIVERGED results; an exception of its code is counted beside the trial's checkpoints and becomes a FAILED row after
+``max_attempts``. A death of the process is no ending: Tune starts the trial again, and it goes on from its last
+checkpoint. Never knows other trials, or who suggested this one.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import shutil
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from sweeps.store import Store, StoreError
+from trainer.ladder import ModelShape, parameter_counts
+from trainer.trial import CurvePoint, Placement, Spending, TrialFiles, TrialResult, TrialSpec, TrialState
+
+Train = Callable[[TrialSpec, Placement, TrialFiles, Callable[[CurvePoint], None]], TrialResult]
+
+TRAIN = "trainer.loop:train"
+REPORT_SECONDS = 1.0
+ERROR_LINES = 12
+FULL_DISK_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """All that a worker process needs to run one trial and to record its ending."""
+
+    spec: TrialSpec
+    shape: ModelShape
+    placement: Placement
+    files: TrialFiles
+    store: Path
+    max_attempts: int
+    """Exceptions of the code after which the trial is FAILED."""
+    train: str = TRAIN
+    """``module:function`` with the signature of ``trainer.loop.train``."""
+
+
+class Stopped(BaseException):
+    """Raised inside ``train`` when its actor is told to stop. Not an ``Exception``: nothing may swallow or count it."""
+
+
+class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
+    """The actor. Training has its own thread, so that it never waits for the driver; a step reports how far it is."""
+
+    def __repr__(self) -> str:
+        return str(self.config["assignment"].spec.trial_id)
+
+    @classmethod
+    def default_resource_request(cls, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+        placement: Placement = config["assignment"].placement
+        bundle = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
+        return tune.PlacementGroupFactory([{kind: amount for kind, amount in bundle.items() if amount}])
+
+    def setup(self, config: Mapping[str, Any]) -> None:
+        self._assignment: Assignment = config["assignment"]
+        self._point: CurvePoint | None = None
+        self._error: Exception | None = None
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=self._assignment.spec.trial_id, daemon=True)
+        self._thread.start()
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        ended = self._ended.wait(REPORT_SECONDS)
+        if self._error is not None:
+            if reason := reason_to_halt(self._error, self._assignment.store):
+                return {"done": True, "halt": reason}
+            raise self._error
+        if self._point is None:
+            return {"done": ended}
+        return {"done": ended, "spent_flops": self._point.spent_flops, "train_loss": self._point.train_loss}
+
+    def cleanup(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        raise AssertionError("trials keep their own checkpoints; Tune is never asked for one")
+
+    def load_checkpoint(self, checkpoint: object) -> None:
+        raise AssertionError("trials keep their own checkpoints; Tune is never asked for one")
+
+    def _work(self) -> None:
+        try:
+            run_trial(self._assignment, self._report)
+        except Stopped:
+            pass
+        except Exception as error:
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def _report(self, point: CurvePoint) -> None:
+        self._point = point
+        if self._stopping.is_set():
+            raise Stopped
+
+
+def run_trial(assignment: Assignment, report: Callable[[CurvePoint], None]) -> None:
+    """Run the trial to its row. Raises what ``train`` raised while attempts are left, and when the disk is full.
+
+    Nothing is trained where the row exists already: a process that Ray had given up may have finished the trial.
+    """
+    store = Store.open(assignment.store)
+    trial_id = assignment.spec.trial_id
+    if not store.has(trial_id):
+        store.record(_train(assignment, report))
+    store.remove_checkpoints(trial_id)
+
+
+def _train(assignment: Assignment, report: Callable[[CurvePoint], None]) -> TrialResult:
+    last: CurvePoint | None = None
+
+    def keep(point: CurvePoint) -> None:
+        nonlocal last
+        last = point
+        report(point)
+
+    try:
+        return resolve(assignment.train)(assignment.spec, assignment.placement, assignment.files, keep)
+    except Exception as error:
+        if reason_to_halt(error, assignment.store):
+            raise
+        attempts = _note_attempt(Path(assignment.files.checkpoints), error, last)
+        if len(attempts) < assignment.max_attempts:
+            raise
+        message = f"failed {len(attempts)} times, the last time with\n{attempts[-1]['error']}"
+        return failed(assignment, message, max((attempt["spending"] for attempt in attempts), key=_booked))
+
+
+def failed(assignment: Assignment, error: str, spending: Mapping[str, int] | None = None) -> TrialResult:
+    """The row of a trial that cannot be finished, with what it had spent at the last point it reported."""
+    from trainer.environment import environment  # loads torch, which a driver needs for this row alone
+
+    return TrialResult(
+        spec=assignment.spec,
+        state=TrialState.FAILED,
+        metrics=None,
+        spending=Spending(**(spending or {})),
+        counts=parameter_counts(assignment.shape, assignment.spec.method),
+        environment=environment(assignment.placement),
+        epochs=0.0,
+        train_loss=None,
+        mfu=None,
+        num_resumes=0,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        error=error,
+        curve=(),
+    )
+
+
+def resolve(path: str) -> Train:
+    """The function behind ``module:function``."""
+    module, _, name = path.partition(":")
+    train: Train = getattr(importlib.import_module(module), name)
+    return train
+
+
+def reason_to_halt(error: Exception, store: Path) -> str:
+    """A sentence where every trial would fail as this one did, because nothing can be written; else nothing.
+
+    Libraries turn ``ENOSPC`` into errors of their own, so the disk itself is asked too.
+    """
+    if isinstance(error, StoreError):
+        return str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or shutil.disk_usage(store).free < FULL_DISK_BYTES:
+        return (
+            f"store {str(store)!r} has no room left on its disk: make room and launch again, what was recorded is kept "
+            "and unfinished trials go on"
+        )
+    return ""
+
+
+def _note_attempt(folder: Path, error: Exception, last: CurvePoint | None) -> list[dict[str, Any]]:
+    """Note a failed attempt beside the trial's checkpoints, where it outlives this process; all attempts so far."""
+    path = folder / "attempts.json"
+    attempts: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    spending = {} if last is None else {"booked_flops": last.spent_flops, "tokens": last.tokens, "steps": last.step}
+    attempts.append({"error": _last_lines(error), "spending": spending})
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".attempts.{os.getpid()}")
+    fresh.write_text(json.dumps(attempts))
+    fresh.replace(path)
+    return attempts
+
+
+def _booked(spending: Mapping[str, int]) -> int:
+    return spending.get("booked_flops", 0)
+
+
+def _last_lines(error: Exception) -> str:
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    return "\n".join(lines[-ERROR_LINES:])

@@ -1,0 +1,153 @@
+"""How far a sweep is: counts, FLOPs, the best losses, what runs now and how long it may still take.
+
+Knows what the driver hears from running trials and reads in rows. Never knows Ray, or how progress is shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sweeps.plan import Cell, Study
+from sweeps.search import Finished
+from trainer.trial import TrialSpec, TrialState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningTrial:
+    """A trial that runs now."""
+
+    spec: TrialSpec
+    share: float
+    """Of its budget, from 0 to 1."""
+    loss: float | None
+    """Last training loss in nats, at the training temperature: not the loss that is compared."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BestTrial:
+    """The lowest held-out loss at a budget so far."""
+
+    spec: TrialSpec
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepProgress:
+    """A sweep at one moment."""
+
+    num_trials: int
+    """All that the sweep asks for."""
+    states: Mapping[TrialState, int]
+    """Rows by state."""
+    running: tuple[RunningTrial, ...]
+    spent_flops: int
+    """Booked by the rows and by what runs."""
+    planned_flops: int
+    best: tuple[BestTrial, ...]
+    """One for each budget that has a COMPLETE trial, cheapest first."""
+    seconds: float
+    """Since this driver started."""
+    remaining_seconds: float | None
+    """An estimate from the rows; unknown before the first."""
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.states.values())
+
+
+Report = Callable[[SweepProgress], None]
+
+
+class Tracker:
+    """Adds up what a driver hears, and gives snapshots."""
+
+    def __init__(self, studies: Sequence[Study], num_slots: int) -> None:
+        """``num_slots``: trials that can run beside each other."""
+        self._left = {study.cell: study.num_trials for study in studies}
+        self._num_trials = sum(self._left.values())
+        self._planned_flops = sum(study.num_trials * study.cell.budget_flops for study in studies)
+        self._num_slots = num_slots
+        self._states: Counter[TrialState] = Counter()
+        self._spent_flops = 0
+        self._best: dict[int, BestTrial] = {}
+        self._pace = _Pace()
+        self._running: dict[str, RunningTrial] = {}
+        self._started = time.monotonic()
+
+    def starts(self, spec: TrialSpec) -> None:
+        self._running[spec.trial_id] = RunningTrial(spec=spec, share=0.0, loss=None)
+
+    def reports(self, spec: TrialSpec, *, spent_flops: int, loss: float) -> None:
+        """A running trial has booked ``spent_flops``; ``loss`` is that of its last step."""
+        self._running[spec.trial_id] = RunningTrial(spec=spec, share=spent_flops / spec.budget_flops, loss=loss)
+
+    def stops(self, spec: TrialSpec) -> None:
+        """It does not run now, whatever the reason."""
+        self._running.pop(spec.trial_id, None)
+
+    def records(self, row: Finished, *, booked_flops: int, seconds: float) -> None:
+        """It has a row, and counts no more as running."""
+        spec = row.spec
+        self.stops(spec)
+        self._left[_cell(spec)] -= 1
+        self._states[row.state] += 1
+        self._spent_flops += booked_flops
+        if row.state is TrialState.COMPLETE and row.loss is not None:
+            self._pace.learn(spec, seconds)
+            best = self._best.get(spec.budget_flops)
+            if best is None or row.loss < best.loss:
+                self._best[spec.budget_flops] = BestTrial(spec=spec, loss=row.loss)
+
+    def snapshot(self) -> SweepProgress:
+        running = tuple(self._running.values())
+        return SweepProgress(
+            num_trials=self._num_trials,
+            states=Counter(self._states),
+            running=running,
+            spent_flops=self._spent_flops + sum(round(trial.share * trial.spec.budget_flops) for trial in running),
+            planned_flops=self._planned_flops,
+            best=tuple(self._best[budget] for budget in sorted(self._best)),
+            seconds=time.monotonic() - self._started,
+            remaining_seconds=self._remaining(running),
+        )
+
+    def _remaining(self, running: Sequence[RunningTrial]) -> float | None:
+        if not self._pace.known:
+            return None
+        left = sum(number * self._pace.seconds(cell) for cell, number in self._left.items())
+        done = sum(trial.share * self._pace.seconds(_cell(trial.spec)) for trial in running)
+        return max(0.0, left - done) / self._num_slots
+
+
+class _Pace:
+    """Expected seconds of a trial: those of the finished trials that are most like it, in proportion to FLOPs.
+
+    Most alike is the same cell, then the same model and method, then the same model, then any trial.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[object, ...], tuple[float, int]] = {}
+
+    @property
+    def known(self) -> bool:
+        return bool(self._sums)
+
+    def learn(self, spec: TrialSpec, seconds: float) -> None:
+        for key in self._keys(_cell(spec)):
+            total, number = self._sums.get(key, (0.0, 0))
+            self._sums[key] = total + seconds / spec.budget_flops, number + 1
+
+    def seconds(self, cell: Cell) -> float:
+        key = next(key for key in self._keys(cell) if key in self._sums)
+        total, number = self._sums[key]
+        return total / number * cell.budget_flops
+
+    def _keys(self, cell: Cell) -> list[tuple[object, ...]]:
+        return [(cell.budget_flops, cell.model, cell.method), (cell.model, cell.method), (cell.model,), ()]
+
+
+def _cell(spec: TrialSpec) -> Cell:
+    return Cell(budget_flops=spec.budget_flops, model=spec.model, method=spec.method)

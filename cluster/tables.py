@@ -1,0 +1,210 @@
+"""What a plan, prepared data and a sweep's status look like in a terminal.
+
+Knows how to show the values that the other packages return. Never computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cluster.status import SweepStatus
+from sweeps.plan import LeftOut, Plan, PlannedCell
+from trainer.data import SideStatistics
+from trainer.prepare import Prepared
+from trainer.trial import TrialState, format_flops
+
+MOST_FAILURES = 10
+
+
+def plan_view(name: str, plan: Plan) -> RenderableType:
+    """Every cell, what is left out and why, and the totals."""
+    parts: list[RenderableType] = [Text(assumption) for assumption in assumptions(plan)]
+    if plan.cells:
+        parts.append(_plan_table(plan.cells))
+    if plan.left_out:
+        parts += [Text(""), Text(f"left out: {len(plan.left_out)} cells"), _left_out_table(plan.left_out)]
+    return Group(*parts, Text(""), plan_summary(name, plan))
+
+
+def plan_summary(name: str, plan: Plan) -> Text:
+    """The totals in a sentence."""
+    total = plan.total
+    left_out = f"; {len(plan.left_out)} cells are left out (isoflop plan says why)" if plan.left_out else ""
+    trials = f"{total.num_trials} trials in {total.num_cells} cells"
+    return Text(f"sweep {name}: {trials}, {format_flops(total.flops)} FLOPs{left_out}")
+
+
+def assumptions(plan: Plan) -> tuple[str, ...]:
+    """What the plan takes for granted because nothing has been prepared yet."""
+    facts = plan.facts
+    if facts.measured:
+        return ()
+    pairs = "the number of pairs unknown" if facts.num_train_pairs is None else f"{facts.num_train_pairs:,} pairs"
+    return (
+        f"The data are not prepared yet: {facts.tokens_per_pair:g} tokens a pair and {pairs} are assumed. "
+        "'isoflop data' prepares and measures them.",
+    )
+
+
+def plan_record(name: str, plan: Plan) -> dict[str, Any]:
+    """The plan as plain values, for JSON."""
+    return {
+        "sweep": name,
+        "facts": asdict(plan.facts),
+        "cells": [
+            {
+                "budget_flops": planned.cell.budget_flops,
+                "model": planned.cell.model,
+                "method": planned.cell.method.label,
+                "num_trials": planned.num_trials,
+                "num_params_non_embedding": planned.counts.non_embedding,
+                "tokens": planned.tokens,
+                "pairs": planned.pairs,
+                "steps": planned.steps,
+                "epochs": planned.epochs,
+                "flops": planned.flops,
+            }
+            for planned in plan.cells
+        ],
+        "left_out": [
+            {
+                "budget_flops": out.cell.budget_flops,
+                "model": out.cell.model,
+                "method": out.cell.method.label,
+                "reason": out.reason,
+            }
+            for out in plan.left_out
+        ],
+        "total": asdict(plan.total),
+    }
+
+
+def plan_facts(plan: Plan) -> list[tuple[str, str]]:
+    """The totals, labelled."""
+    total = plan.total
+    budgets = [f"{format_flops(budget)} ({part.num_trials} trials)" for budget, part in plan.budgets.items()]
+    return [
+        ("trials", f"{total.num_trials} in {total.num_cells} cells"),
+        ("FLOPs", format_flops(total.flops)),
+        ("budgets", ", ".join(budgets)),
+    ]
+
+
+def data_facts(prepared: Prepared) -> list[tuple[str, str]]:
+    """The manifest and the models, labelled."""
+    manifest = prepared.manifest
+    return [
+        ("source", " ".join(filter(None, (manifest.source.source, manifest.source.name)))),
+        ("manifest", manifest.hash),
+        ("pairs", ", ".join(f"{number:,} {split}" for split, number in manifest.num_pairs.items())),
+        ("tokens", f"{prepared.statistics.tokens_per_pair:.1f} a pair, as trained on"),
+        ("split", manifest.split_rule),
+        ("left out", ", ".join(f"{number:,} {reason}" for reason, number in manifest.dropped.items()) or "nothing"),
+        ("packages", f"{len(manifest.versions)} (isoflop data --json lists them)" if manifest.versions else "none"),
+        ("models", ", ".join(f"{model.name} ({model.revision})" for model in prepared.models.values())),
+    ]
+
+
+def data_view(prepared: Prepared) -> RenderableType:
+    """The manifest, the models, and how long the texts are."""
+    statistics = prepared.statistics
+    lengths = _table(
+        f"tokens a text, cut to {statistics.max_length}", "side", "mean", "10 %", "50 %", "90 %", "99 %", "cut"
+    )
+    for side, of in (("query", statistics.query), ("positive", statistics.positive)):
+        lengths.add_row(side, *_length_words(of))
+    return Group(_facts(data_facts(prepared)), Text(""), lengths)
+
+
+def status_view(status: SweepStatus) -> RenderableType:
+    """Trials by state for each budget and method, who drives it, and what failed."""
+    share = status.spent_flops / max(1, status.planned_flops)
+    facts = _facts(
+        [
+            ("sweep", status.name),
+            ("store", status.store),
+            ("driver", _driver_words(status)),
+            ("trials", f"{status.num_rows} of {status.num_trials} have a row, {status.num_begun} more have begun"),
+            ("FLOPs", f"{format_flops(status.spent_flops)} of {format_flops(status.planned_flops)} ({share:.0%})"),
+        ]
+    )
+    states = [state for state in TrialState if status.states.get(state)] or [TrialState.COMPLETE]
+    table = _table("", "budget", "method", "trials", *(state.lower() for state in states), "best loss", "model")
+    for group in status.groups:
+        numbers = [str(group.states.get(state, 0)) for state in states]
+        loss = "" if group.best_loss is None else f"{group.best_loss:.4f}"
+        table.add_row(
+            format_flops(group.budget_flops), group.method, str(group.num_trials), *numbers, loss, group.best_model
+        )
+    failures = [
+        Text(f"failed: {failure.trial_id}\n{_indented(failure.error)}") for failure in status.failures[:MOST_FAILURES]
+    ]
+    if len(status.failures) > MOST_FAILURES:
+        failures.append(Text(f"... and {len(status.failures) - MOST_FAILURES} more (--json shows all)"))
+    return Group(facts, table, *failures, *(Text(sentence) for sentence in status.broken))
+
+
+def _driver_words(status: SweepStatus) -> str:
+    if status.driver:
+        who = status.driver
+        return f"running since {who.started_at}: process {who.pid} on {who.host}, dashboard {who.dashboard}"
+    if status.is_driven:
+        return "starting"
+    if status.num_rows == status.num_trials:
+        return "none: every trial has its row"
+    return f"none that this machine can see: go on with 'isoflop resume {status.store}'"
+
+
+def _plan_table(cells: Iterable[PlannedCell]) -> Table:
+    table = _table("", "budget", "model", "method", "parameters", "tokens", "steps", "epochs", "trials", "FLOPs")
+    for planned in cells:
+        table.add_row(
+            format_flops(planned.cell.budget_flops),
+            planned.cell.model,
+            planned.cell.method.label,
+            f"{planned.counts.non_embedding:,}",
+            f"{planned.tokens:,}",
+            f"{planned.steps:,}",
+            "unknown" if planned.epochs is None else f"{planned.epochs:.2f}",
+            str(planned.num_trials),
+            format_flops(planned.flops),
+        )
+    return table
+
+
+def _left_out_table(left_out: Iterable[LeftOut]) -> Table:
+    table = _table("", "budget", "model", "method", "why")
+    for out in left_out:
+        table.add_row(format_flops(out.cell.budget_flops), out.cell.model, out.cell.method.label, out.reason)
+    return table
+
+
+def _length_words(side: SideStatistics) -> list[str]:
+    percentiles = [f"{side.percentiles[p]:.0f}" for p in ("10", "50", "90", "99")]
+    return [f"{side.mean_at_max_length:.1f}", *percentiles, f"{side.truncated_share:.1%}"]
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for label, value in facts:
+        table.add_row(label, Text(value))
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    """A plain table, words on the left and numbers on the right."""
+    table = Table(title=title or None, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
+    words = {"model", "method", "why", "side"}
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in words else "right", no_wrap=heading != "why")
+    return table
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
