@@ -177,7 +177,8 @@ class TokenSplit:
         self._offsets = {}
         for side in SIDES:
             (file,) = folder.glob(f"{split}.{side}.uint*")
-            self._tokens[side] = np.memmap(file, file.suffix[1:], "r")
+            # As a plain array over the map: slicing a memmap costs far more, and it is sliced for each text.
+            self._tokens[side] = np.memmap(file, file.suffix[1:], "r").view(np.ndarray)
             self._offsets[side] = np.load(folder / f"{split}.{side}.offsets.npy", mmap_mode="r")
         self.num_pairs = len(self._offsets["query"]) - 1
 

@@ -5,7 +5,6 @@ Knows Hugging Face repositories and configurations. Never runs code from a repos
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +62,16 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     return tokenizer.backend_tokenizer
 
 
-def measure_shape(name: str, folder: Path) -> tuple[ModelShape, int]:
+def read_shape(name: str, folder: Path) -> tuple[ModelShape, int]:
     """The shape of any decoder that ``AutoModel`` builds, from its configuration alone, and the tokens it can read.
 
-    Nothing is allocated: the model is built on the meta device. A block is an element of the module list that has as
-    many elements as the configuration has layers; embeddings are those outside it; the rest is after the last block.
-    A model of a ladder keeps the ladder's pre-training rate. Raises ``ValueError`` for what is no such decoder.
+    Nothing is allocated: the model is built on the meta device. A model of a ladder keeps the ladder's pre-training
+    rate. Raises ``ValueError`` for what is no such decoder.
     """
     import torch
     from transformers import AutoConfig, AutoModel
+
+    from trainer.anatomy import measure_shape
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -81,58 +81,12 @@ def measure_shape(name: str, folder: Path) -> tuple[ModelShape, int]:
         raise ValueError(
             f"model {name!r} is none that transformers can build ({_reason(error)}): choose another"
         ) from error
-    num_layers = getattr(config, "num_hidden_layers", 0)
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == num_layers]
-    if len(lists) != 1:
-        raise ValueError(f"model {name!r} has no single stack of {num_layers} blocks: choose a decoder-only model")
-    block, *others = lists[0]
-    if any(_num_parameters(other) != _num_parameters(block) for other in others):
-        raise ValueError(f"model {name!r} has blocks of different sizes: choose a decoder whose blocks are alike")
-    in_blocks = {id(parameter) for parameter in lists[0].parameters()}
-    embedding = {
-        id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()
-    } - in_blocks
-    final = [(n, p) for n, p in model.named_parameters() if id(p) not in in_blocks | embedding]
+    model.config.name_or_path = name
     known = SHAPES.get(name)
-    shape = ModelShape(
-        name=name,
-        num_layers=num_layers,
-        width=config.hidden_size,
-        num_heads=config.num_attention_heads,
-        vocab_size=config.vocab_size,
-        num_params_embedding=sum(p.numel() for p in model.parameters() if id(p) in embedding),
-        num_params_block=_num_parameters(block),
-        num_params_final=sum(p.numel() for _, p in final),
-        num_biases_block=_num_biases(block.named_parameters()),
-        num_biases_final=_num_biases(final),
-        linears=_linears(block),
-        pretraining_learning_rate=known.pretraining_learning_rate if known else 0.0,
-    )
+    shape = measure_shape(name, model, known.pretraining_learning_rate if known else 0.0)
     return shape, getattr(config, "max_position_embeddings", 0)
 
 
 def _reason(error: Exception) -> str:
     """The first line of what another library says, for one sentence of ours."""
     return str(error).strip().partition("\n")[0].rstrip(".")
-
-
-def _num_parameters(module: Any) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def _num_biases(parameters: Iterable[tuple[str, Any]]) -> int:
-    return sum(p.numel() for name, p in parameters if name.endswith("bias"))
-
-
-def _linears(block: Any) -> tuple[tuple[int, int], ...]:
-    """(inputs, outputs) of each linear layer; GPT-2's ``Conv1D`` is one that keeps its weight transposed."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    shapes = []
-    for module in block.modules():
-        if isinstance(module, torch.nn.Linear):
-            shapes.append((module.in_features, module.out_features))
-        elif isinstance(module, Conv1D):
-            shapes.append((module.weight.shape[0], module.weight.shape[1]))
-    return tuple(shapes)

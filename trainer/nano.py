@@ -41,6 +41,8 @@ NUM_TOKENS = 1_000_000
 SEQUENCES, LENGTH = 8, 128
 WARMUP_SHARE, DECAY_SHARE = 0.05, 0.3
 WEIGHT_DECAY = 0.05
+INITIAL_STD = 0.02
+"""Of the random weights. More makes better language models, but slower learners of embeddings (DECISIONS.md)."""
 VALIDATION_SEQUENCES = 128
 
 TOKENIZER = "tokenizer"
@@ -56,7 +58,8 @@ class _Task:
 
 def model_key(name: str) -> str:
     """The name of a trained model's folder: it changes with all that decides its weights, beside the text."""
-    settings = [RECIPE, SHAPES[name].to_json(), NUM_TOKENS, SEQUENCES, LENGTH, WARMUP_SHARE, DECAY_SHARE, WEIGHT_DECAY]
+    settings = [RECIPE, SHAPES[name].to_json(), NUM_TOKENS, SEQUENCES, LENGTH, WARMUP_SHARE, DECAY_SHARE]
+    settings += [WEIGHT_DECAY, INITIAL_STD]
     return f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
 
 
@@ -156,6 +159,7 @@ def build_model(shape: ModelShape) -> GPTNeoXModel:
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
             use_parallel_residual=True,
             tie_word_embeddings=False,
+            initializer_range=INITIAL_STD,
             attention_dropout=0.0,
             hidden_dropout=0.0,
             bos_token_id=0,

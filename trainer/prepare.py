@@ -266,7 +266,7 @@ def _prepare_model(name: str, source: DataSource, cache: Path, report: Report) -
         folder, revision = local, hash_files(models.files_of(name, local), cache / "hashes")
     else:
         folder, revision = models.download(name)
-    shape, longest = models.measure_shape(name, folder)
+    shape, longest = models.read_shape(name, folder)
     record = _ModelRecord(
         path=str(folder),
         revision=revision,

@@ -15,7 +15,7 @@ from typing import Any
 
 JSONL = (".jsonl", ".jsonl.gz")
 PARQUET = (".parquet",)
-COLUMNS = (("query", "pos"), ("anchor", "positive"))
+COLUMNS = (("query", "pos"), ("anchor", "positive"), ("query", "document"))
 
 Row = tuple[str, str]
 """Query and positive."""
@@ -111,7 +111,9 @@ def _columns(names: Iterable[str], where: str) -> tuple[str, str]:
             return pair
     query, positive = COLUMNS[1] if "anchor" in present else COLUMNS[0]
     missing = query if query not in present else positive
-    raise ValueError(f"{where} has no field {missing!r}: a pair needs 'query' and 'pos', or 'anchor' and 'positive'")
+    raise ValueError(
+        f"{where} has no field {missing!r}: a pair needs 'query' and 'pos' (or 'document'), or 'anchor' and 'positive'"
+    )
 
 
 def _pair(row: Mapping[str, Any], pair: tuple[str, str], where: str) -> Row:

@@ -7,9 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, GPTNeoXModel
 
+from trainer.anatomy import measure_shape
 from trainer.flops import booked_flops_per_token, measured_flops, num_tokens
 from trainer.ladder import LADDERS, SHAPES, ModelShape, parameter_counts
-from trainer.methods import apply_method, measure_shape
+from trainer.methods import apply_method
 from trainer.trial import Bias, Freeze, Full, Lora, Method
 
 TEXTS = 2

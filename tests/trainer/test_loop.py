@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from tests.trainer.tiny import random_texts, tiny_decoder, write_split
+from trainer.anatomy import measure_shape
 from trainer.data import TokenSplit, open_split, pair_order
 from trainer.flops import booked_flops_per_token
 from trainer.ladder import parameter_counts
 from trainer.loop import learning_rate_at, next_batch, train
-from trainer.methods import measure_shape
 from trainer.trial import (
     Bias,
     CurvePoint,

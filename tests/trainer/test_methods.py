@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from tests.trainer.tiny import random_texts, tiny_decoder
+from trainer.anatomy import anatomy, measure_shape
 from trainer.contrastive import embed
 from trainer.encoder import Encoder
 from trainer.ladder import parameter_counts
-from trainer.methods import anatomy, apply_method, decay_groups, measure_shape
+from trainer.methods import apply_method, decay_groups
 from trainer.trial import Bias, Freeze, Full, Lora
 
 FAMILIES = ("gpt_neox", "llama", "qwen2", "gpt2", "opt")

@@ -18,13 +18,13 @@ from transformers import (
 )
 
 from trainer.ladder import LADDERS, ModelShape
-from trainer.models import measure_shape
+from trainer.models import read_shape
 from trainer.unembedding import unembedding_loss
 
 
 def measured(config: PreTrainedConfig, folder: Path, name: str = "a/decoder") -> tuple[ModelShape, int]:
     config.save_pretrained(folder)
-    return measure_shape(name, folder)
+    return read_shape(name, folder)
 
 
 @pytest.mark.parametrize("shape", LADDERS["pythia"] + LADDERS["nano"], ids=lambda shape: shape.name)
@@ -96,7 +96,7 @@ def test_what_is_no_plain_decoder_is_refused(tmp_path: Path) -> None:
         measured(uneven, tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "someones-own", "auto_map": {"AutoModel": "code.Model"}}')
     with pytest.raises(ValueError, match="'a/decoder' is none that transformers can build"):
-        measure_shape("a/decoder", tmp_path)
+        read_shape("a/decoder", tmp_path)
 
 
 @pytest.mark.parametrize("rows", [1, 64, 131])
