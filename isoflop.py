@@ -281,6 +281,8 @@ def _drive(spec: SweepSpec, root: Path) -> None:
     from trainer.prepare import default_cache
 
     console = _console()
+    if (root / "sweep.yaml").exists() and Store.open(root).spec.hash != spec.hash:
+        Store.create(root, spec, prepared="")  # refuses, and says which field differs, before minutes of preparation
     prepared = _prepare(spec, console)
     planned = _plan(spec, prepared)
     shapes = {name: model.shape for name, model in prepared.models.items()}

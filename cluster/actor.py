@@ -73,7 +73,6 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name=self._assignment.spec.trial_id, daemon=True)
-        self._thread.start()
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         self.cleanup()
@@ -81,6 +80,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
         return True
 
     def step(self) -> dict[str, Any]:
+        if not self._thread.ident:
+            # Not in setup: Tune also sets up actors that it throws away when another one becomes free for the trial.
+            self._thread.start()
         ended = self._ended.wait(REPORT_SECONDS)
         if self._error is not None:
             if reason := reason_to_halt(self._error, self._assignment.store):
@@ -92,7 +94,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
 
     def cleanup(self) -> None:
         self._stopping.set()
-        self._thread.join()
+        if self._thread.ident:
+            self._thread.join()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         raise AssertionError("trials keep their own checkpoints; Tune is never asked for one")

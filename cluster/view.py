@@ -147,6 +147,6 @@ def _running_table(progress: SweepProgress) -> Table:
     title = "running" + (f" ({hidden} more)" if hidden > 0 else "")
     table = Table(title=title, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0), show_header=False)
     for trial in progress.running[:MOST_RUNNING]:
-        loss = "" if trial.loss is None else f"training loss {trial.loss:.3f}"
+        loss = "starting" if trial.loss is None else f"training loss {trial.loss:.3f}"
         table.add_row(trial.spec.trial_id, ProgressBar(1.0, trial.share, width=16), f"{trial.share:.0%}", loss)
     return table

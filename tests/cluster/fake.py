@@ -31,6 +31,8 @@ from trainer.trial import (
 )
 
 STEPS = 5
+SLOW_SECONDS = 1.5
+"""A step of a slow trial: its last four take longer than a worker outlives its driver."""
 BEST_LEARNING_RATE = 3e-3
 
 
@@ -54,9 +56,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "step"
     first = int(checkpoint.read_text()) + 1 if checkpoint.exists() else 0
-    note(world, spec, f"start {first}")
+    note(world, spec, f"start {first} {fault}")
     for step in range(first, STEPS):
-        time.sleep(settings["seconds"])
+        time.sleep(SLOW_SECONDS if fault == "slow" else settings["seconds"])
         _fail(fault, step, num_starts=starts(world, spec.trial_id))
         note(world, spec, f"step {step}")
         fresh = folder / f".step.{os.getpid()}"
@@ -103,6 +105,10 @@ def events(world: Path, trial_id: str) -> list[str]:
 
 def starts(world: Path, trial_id: str) -> int:
     return sum(event.startswith("start") for event in events(world, trial_id))
+
+
+def is_slow(world: Path, trial_id: str) -> bool:
+    return events(world, trial_id)[0].endswith("slow")
 
 
 def _fail(fault: str, step: int, num_starts: int) -> None:

@@ -1,7 +1,7 @@
 """A small sweep on the real Ray, search and store, with the stand-in trainer of ``tests/cluster/fake.py``.
 
-``python -m tests.cluster.sweep STORE WORLD SPEC`` drives it in a process of its own, to be killed: prints the number of rows
-as it goes, and a last line with the outcome.
+``python -m tests.cluster.sweep STORE WORLD SPEC`` drives it in a process of its own, to be killed: it prints the number
+of rows as it goes, and a last line with the outcome.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sweeps.plan import DataFacts, Study, plan, studies
 from sweeps.search import Agenda, Finished
 from sweeps.spec import SweepSpec, read_spec
 from sweeps.store import Store
-from tests.cluster.fake import law
+from tests.cluster.fake import law, train
 from trainer.data import DataManifest, DataSource, SideStatistics, TokenStatistics
 from trainer.ladder import SHAPES
 from trainer.prepare import Prepared, PreparedModel
-from trainer.trial import TrialState
+from trainer.trial import Placement, TrialFiles, TrialState
 
 if TYPE_CHECKING:
     from cluster.tune import Outcome
@@ -91,6 +91,21 @@ def expected_rows(text: str = SPEC) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).sort_values("trial_id", ignore_index=True)
+
+
+def filled_store(root: Path, world: Path, text: str = SPEC) -> Store:
+    """The store that the sweep leaves behind, made without Ray."""
+    spec = read_spec(text)
+    store = Store.create(root, spec, prepared_for(spec, world).to_json())
+    agenda = Agenda(studies_of(spec))
+    while ready := next(agenda.ready(), None):
+        trial = agenda.trial(*ready)
+        files = TrialFiles(tokens=str(world), model=trial.model, checkpoints=str(store.checkpoints(trial.trial_id)))
+        result = train(trial, Placement(), files, lambda _: None)
+        store.record(result)
+        store.remove_checkpoints(trial.trial_id)
+        agenda.tell(Finished(spec=trial, state=result.state, loss=law(trial)))
+    return store
 
 
 def same_rows(rows: pd.DataFrame, text: str = SPEC) -> None:

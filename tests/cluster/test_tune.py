@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster.local import local_ray
+from cluster.actor import Assignment, Trial
+from cluster.local import LocalRay, local_ray
 from cluster.progress import SweepProgress
+from sweeps.search import suggest
+from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.cluster import fake
-from tests.cluster.sweep import NUM_TRIALS, SPEC, drive, expected_rows, make_world, same_rows
-from trainer.trial import TrialState
+from tests.cluster.sweep import NUM_TRIALS, SPEC, drive, expected_rows, make_world, same_rows, studies_of
+from trainer.ladder import SHAPES
+from trainer.trial import Placement, TrialFiles, TrialState
 
 SMALL = SPEC.replace("[full, bias]", "[full]").replace("[1e9, 4e9]", "[1e9]")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with local_ray(tmp_path_factory.mktemp("cache")):
-        yield
+def shared_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRay]:
+    with local_ray(tmp_path_factory.mktemp("cache")) as ray:
+        yield ray
+
+
+def test_the_dashboard_is_on_loopback_and_asks_for_the_token(shared_ray: LocalRay) -> None:
+    assert shared_ray.dashboard.startswith("http://127.0.0.1:")
+    address = f"{shared_ray.dashboard}/api/version"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(address)
+    header = {"Authorization": f"Bearer {shared_ray.token_file.read_text()}"}
+    with urllib.request.urlopen(urllib.request.Request(address, headers=header)) as answer:
+        assert answer.status == 200
 
 
 def test_an_undisturbed_sweep_has_the_rows_that_the_search_foretells(tmp_path: Path) -> None:
@@ -45,6 +62,35 @@ def test_an_undisturbed_sweep_has_the_rows_that_the_search_foretells(tmp_path: P
     again = drive(tmp_path / "store", world)
     assert again.progress.num_rows == NUM_TRIALS
     assert all(fake.starts(world, trial) == 1 for trial in rows["trial_id"])
+
+
+def test_an_actor_trains_nothing_before_it_is_asked_to(tmp_path: Path) -> None:
+    """Tune sets up actors that it throws away when another one becomes free: two would train the same trial."""
+    spec = read_spec(SPEC)
+    world = make_world(tmp_path / "world", seconds=0.0)
+    store = Store.create(tmp_path / "store", spec, "{}")
+    [trial, *_] = [study.trial(0, suggest(study, 0, {})) for study in studies_of(spec)]
+    assignment = Assignment(
+        spec=trial,
+        shape=SHAPES[trial.model],
+        placement=Placement(),
+        files=TrialFiles(tokens=str(world), model=trial.model, checkpoints=str(store.checkpoints(trial.trial_id))),
+        store=store.root,
+        max_attempts=3,
+        train="tests.cluster.fake:train",
+    )
+    actor = Trial({"assignment": assignment})
+    assert repr(actor) == trial.trial_id
+    assert not [thread for thread in threading.enumerate() if thread.name == trial.trial_id]
+    actor.stop()
+    assert not (world / "log").exists()
+
+    actor = Trial({"assignment": assignment})
+    while not actor.train()["done"]:
+        pass
+    actor.stop()
+    assert store.has(trial.trial_id)
+    assert fake.starts(world, trial.trial_id) == 1
 
 
 def test_every_ending_is_one_row_and_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Counting, and the estimate of the time that is left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.placement import place
+from cluster.progress import Tracker
+from cluster.view import duration, line
+from sweeps.search import Agenda, Finished
+from sweeps.spec import read_spec
+from tests.cluster.sweep import NUM_TRIALS, SPEC, studies_of
+from trainer.trial import TrialSpec, TrialState
+
+
+def specs() -> list[TrialSpec]:
+    agenda = Agenda(studies_of(read_spec(SPEC)))
+    found = []
+    while ready := next(agenda.ready(), None):
+        found.append(agenda.trial(*ready))
+        agenda.tell(Finished(spec=found[-1], state=TrialState.COMPLETE, loss=1.0))
+    return found
+
+
+def test_what_runs_and_what_is_recorded_adds_up() -> None:
+    first, second, *_ = trials = specs()
+    tracker = Tracker(studies_of(read_spec(SPEC)), num_slots=2)
+    empty = tracker.snapshot()
+    assert (empty.num_rows, empty.num_trials, empty.spent_flops, empty.remaining_seconds) == (0, NUM_TRIALS, 0, None)
+    assert empty.planned_flops == sum(trial.budget_flops for trial in trials)
+
+    tracker.starts(first)
+    tracker.starts(second)
+    tracker.reports(first, spent_flops=first.budget_flops // 4, loss=3.0)
+    running = tracker.snapshot()
+    assert [(trial.spec, trial.share) for trial in running.running] == [(first, 0.25), (second, 0.0)]
+    assert running.spent_flops == first.budget_flops // 4
+
+    done = Finished(spec=first, state=TrialState.COMPLETE, loss=2.5)
+    tracker.records(done, booked_flops=first.budget_flops, seconds=10.0)
+    tracker.stops(second)
+    ended = tracker.snapshot()
+    assert ended.running == ()
+    assert ended.states == {TrialState.COMPLETE: 1}
+    assert ended.spent_flops == first.budget_flops
+    assert [(best.spec, best.loss) for best in ended.best] == [(first, 2.5)]
+
+
+def test_the_time_left_is_that_of_like_trials_in_proportion_to_flops_over_the_slots() -> None:
+    """One model: each trial at 1e9 FLOPs takes 10 s, so each at 4e9 takes 40 s until one of those has been seen."""
+    trials = specs()
+    tracker = Tracker(studies_of(read_spec(SPEC)), num_slots=2)
+    cheap = [trial for trial in trials if trial.budget_flops == 1e9]
+    dear = [trial for trial in trials if trial.budget_flops == 4e9]
+    for trial in cheap:
+        tracker.records(Finished(spec=trial, state=TrialState.COMPLETE, loss=1.0), booked_flops=1, seconds=10.0)
+    assert tracker.snapshot().remaining_seconds == pytest.approx(len(dear) * 40 / 2)
+    tracker.starts(dear[0])
+    tracker.reports(dear[0], spent_flops=dear[0].budget_flops // 2, loss=1.0)
+    assert tracker.snapshot().remaining_seconds == pytest.approx((len(dear) * 40 - 20) / 2)
+
+
+def test_a_failed_trial_is_counted_and_named_in_the_line() -> None:
+    first, *_ = specs()
+    tracker = Tracker(studies_of(read_spec(SPEC)), num_slots=1)
+    tracker.records(Finished(spec=first, state=TrialState.FAILED, loss=None), booked_flops=0, seconds=0.0)
+    assert line(tracker.snapshot()).startswith(f"1 of {NUM_TRIALS} trials, 1 failed; 0% of 3.0e10 FLOPs")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0, "0:00"), (75.2, "1:15"), (3675, "1:01:15")])
+def test_durations_read_as_clocks(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_a_trial_gets_one_thread_on_cpu_or_a_share_of_one_gpu() -> None:
+    resources = read_spec(SPEC).resources
+    trial = specs()[0]
+    on_cpu = place(trial, resources)
+    assert (on_cpu.device, on_cpu.num_workers, on_cpu.num_threads, on_cpu.gpus_per_worker) == ("cpu", 1, 1, 0)
+    on_gpu = place(trial, replace(resources, gpus_per_trial=0.25, cpus_per_trial=2))
+    assert (on_gpu.device, on_gpu.cpus_per_worker, on_gpu.gpus_per_worker) == ("cuda", 2, 0.25)
+    with pytest.raises(ValueError, match=r"resources\.gpus_per_trial is 2"):
+        place(trial, replace(resources, gpus_per_trial=2))
