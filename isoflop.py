@@ -205,8 +205,8 @@ def _print_json(record: object) -> None:
 
 
 def _whole_flops(budget: float) -> int:
-    if not 1 <= budget < 2**63:
-        raise ValueError(f"--budget is {budget:g}: give FLOPs from 1 to 9e18, such as 1e12")
+    if not 1 <= budget <= 1e30:
+        raise ValueError(f"--budget is {budget:g}: give FLOPs from 1 to 1e30, such as 1e12")
     return round(budget)
 
 

@@ -24,4 +24,6 @@ def place(spec: TrialSpec, resources: Resources) -> Placement:
         cpus_per_worker=resources.cpus_per_trial,
         gpus_per_worker=resources.gpus_per_trial,
         num_threads=resources.num_threads,
+        # What fits a CPU is written in milliseconds; a large model on a GPU takes seconds.
+        checkpoint_seconds=60 if resources.gpus_per_trial else 10,
     )

@@ -195,7 +195,16 @@ def _method_settings(kind: str) -> Any:
     return Annotated[_settings_of(kind), AfterValidator(sound)] | None
 
 
+Models = Annotated[
+    list[Annotated[str, AfterValidator(full_model_name)]],
+    BeforeValidator(_word_to_list),
+    Field(min_length=1),
+    AfterValidator(_no_twins),
+]
+
+
 class _MethodBase(_Fields):
+    models: Models | None = None
     search: SpaceFields | None = None
     trials: Count | None = None
 
@@ -206,7 +215,7 @@ class _MethodBase(_Fields):
             value = {value: {}}
         if not isinstance(value, dict):
             return value
-        words = [key for key in value if key not in ("search", "trials")]
+        words = [key for key in value if key not in ("models", "search", "trials")]
         if len(words) != 1 or words[0] not in METHODS:
             given = ", ".join(map(str, words)) or "none"
             raise ValueError(
@@ -263,12 +272,7 @@ class ResourcesFields(_Fields):
 class SpecFields(_Fields):
     name: Annotated[str, AfterValidator(_name)]
     data: Annotated[DataFields, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
-    models: Annotated[
-        list[Annotated[str, AfterValidator(full_model_name)]],
-        BeforeValidator(_word_to_list),
-        Field(min_length=1),
-        AfterValidator(_no_twins),
-    ]
+    models: Models
     methods: Annotated[list[MethodFields], BeforeValidator(_word_to_list), Field(min_length=1)]
     budgets_flops: Annotated[
         list[Annotated[Whole, Field(ge=1, le=LARGEST_BUDGET), AfterValidator(_as_column)]],

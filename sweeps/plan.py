@@ -157,6 +157,8 @@ def plan(spec: SweepSpec, facts: DataFacts, shapes: Mapping[str, ModelShape]) ->
     for budget in sorted(spec.budgets_flops):
         for model in spec.models:
             for method in spec.methods:
+                if model not in method.models:
+                    continue
                 cell = Cell(budget_flops=budget, model=model, method=method.method)
                 outcome = _plan_cell(cell, method.num_trials, spec, facts, shapes.get(model))
                 if isinstance(outcome, LeftOut):

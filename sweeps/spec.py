@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -110,6 +111,8 @@ class MethodSpec:
     """A method, what is searched for it, and how often in each study."""
 
     method: Method
+    models: tuple[str, ...]
+    """Among the sweep's: a method may be asked of some of them only."""
     space: Space
     num_trials: int
 
@@ -200,7 +203,12 @@ class SweepSpec:
         fields["models"] = list(self.models)
         fields["budgets_flops"] = list(self.budgets_flops)
         fields["methods"] = [
-            {m.method.kind: asdict(m.method), "search": _space_fields(m.space), "trials": m.num_trials}
+            {
+                m.method.kind: asdict(m.method),
+                "models": list(m.models),
+                "search": _space_fields(m.space),
+                "trials": m.num_trials,
+            }
             for m in self.methods
         ]
         return fields
@@ -260,6 +268,12 @@ def _text_of(source: str | Path) -> tuple[str, str]:
 
 def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
     methods = tuple(_method_spec(entry, fields) for entry in fields.methods)
+    for number, method in enumerate(methods):
+        if others := set(method.models) - set(_members(fields.models)):
+            raise ValueError(
+                f"{where}: methods[{number}].models has {min(others)!r}, which is not among the sweep's models: "
+                "add it there"
+            )
     labels = [m.method.label for m in methods]
     for number, label in enumerate(labels):
         if labels.index(label) < number:
@@ -267,11 +281,10 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
                 f"{where}: methods[{number}] is {label!r}, as methods[{labels.index(label)}] is: "
                 "give each method once, or put the other setting into a sweep of its own"
             )
-    members = [[s.name for s in LADDERS[name]] if name in LADDERS else [name] for name in fields.models]
     return SweepSpec(
         name=fields.name,
         data=DataSpec(**fields.data.model_dump()),
-        models=tuple(name for ladder in members for name in ladder),
+        models=_members(fields.models),
         methods=methods,
         budgets_flops=tuple(fields.budgets_flops),
         fixed=FixedHyperparameters(**fields.fixed.model_dump()),
@@ -283,11 +296,18 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
     )
 
 
+def _members(names: Sequence[str]) -> tuple[str, ...]:
+    """The models of these names, ladders by all their members."""
+    ladders = [[s.name for s in LADDERS[name]] if name in LADDERS else [name] for name in names]
+    return tuple(name for ladder in ladders for name in ladder)
+
+
 def _method_spec(entry: Any, fields: border.SpecFields) -> MethodSpec:
-    [kind] = [name for name in entry.model_fields_set if name not in ("search", "trials")]
+    [kind] = [name for name in entry.model_fields_set if name not in ("models", "search", "trials")]
     space = _space(PAPER_SPACE, fields.search)
     return MethodSpec(
         method=method_from(kind, **getattr(entry, kind).model_dump()),
+        models=_members(entry.models or fields.models),
         space=_space(space, entry.search) if entry.search else space,
         num_trials=entry.trials or fields.trials,
     )
