@@ -36,7 +36,7 @@ END, PADDING = "<|endoftext|>", "<|padding|>"
 TEXT_CHARACTERS = 1500
 TOKENIZER_TEXTS = 24_000
 
-NUM_TOKENS = 750_000
+NUM_TOKENS = 1_500_000
 """Read once; a smaller corpus gives less."""
 SEQUENCES, LENGTH = 8, 128
 WARMUP_SHARE, DECAY_SHARE = 0.05, 0.3
