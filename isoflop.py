@@ -269,6 +269,17 @@ def _prepared_of(store: Store) -> Prepared:
     return Prepared.from_json(store.prepared)
 
 
+def _begun(root: Path) -> Prepared | None:
+    """What a sweep with rows was begun with, where that is still there: what was installed since is no matter."""
+    from sweeps.store import Store
+    from trainer.prepare import is_there
+
+    if not (root / "sweep.yaml").exists() or not Store.open(root).trial_ids():
+        return None
+    prepared = _prepared_of(Store.open(root))
+    return prepared if is_there(prepared) else None
+
+
 def _drive(spec: SweepSpec, root: Path) -> None:
     """Prepare, run what has no row, report. Ends the process with status 1 where a trial failed."""
     from cluster import tables
@@ -283,7 +294,7 @@ def _drive(spec: SweepSpec, root: Path) -> None:
     console = _console()
     if (root / "sweep.yaml").exists() and Store.open(root).spec.hash != spec.hash:
         Store.create(root, spec, prepared="")  # refuses, and says which field differs, before minutes of preparation
-    prepared = _prepare(spec, console)
+    prepared = _begun(root) or _prepare(spec, console)
     planned = _plan(spec, prepared)
     shapes = {name: model.shape for name, model in prepared.models.items()}
     revisions = {name: model.revision for name, model in prepared.models.items()}

@@ -226,10 +226,10 @@ def _expected_loss(
 ) -> tuple[float | None, Interval | None]:
     """The law's loss plus the cost of rounding the size: the nearest parabola's curvature times the distance squared.
 
-    No number where the model is further from the optimum than a parabola reaches. Without a law, what was measured at
-    this very budget.
+    No number where the model is further from the optimum than a parabola reaches. Without a law, and where this very
+    budget has an optimum, what was measured.
     """
-    if method.loss_law is None:
+    if method.loss_law is None or (here is not None and here.optimum is not None):
         first = ranking.standings[0]
         return (None, None) if here is None else (first.loss, first.loss_interval)
     loss, draws = method.loss_law.at(budget_flops), method.loss_law.draws_at(budget_flops)

@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-length", type=int, default=32, help="tokens a text is cut to")
     parser.add_argument("--pooling", default="mean", choices=("mean", "last"))
     parser.add_argument("--gradient-clipping", type=float, default=1.0, help="0 clips nothing")
+    parser.add_argument("--num-pairs", type=int, default=1024, help="held-out pairs that give the loss")
+    parser.add_argument("--num-candidates", type=int, default=256, help="positives a held-out query is compared with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
     parser.add_argument("--chunk-tokens", type=int, default=16384, help="tokens encoded at a time")
@@ -75,6 +77,8 @@ def _run(flags: argparse.Namespace) -> TrialResult:
         "freeze": {"active_fraction": flags.active_fraction},
         "lora": {"rank": flags.rank, "alpha": flags.alpha},
     }
+    # What may be misspelled comes before what takes minutes.
+    method = method_from(flags.method, **settings[flags.method])
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("prepare", note="")
@@ -89,7 +93,7 @@ def _run(flags: argparse.Namespace) -> TrialResult:
         spec = TrialSpec(
             model=flags.model,
             revision=model.revision,
-            method=method_from(flags.method, **settings[flags.method]),
+            method=method,
             budget_flops=int(flags.budget),
             hyperparameters=Hyperparameters(
                 learning_rate=flags.learning_rate,
@@ -101,7 +105,7 @@ def _run(flags: argparse.Namespace) -> TrialResult:
                 pooling=flags.pooling,
                 gradient_clipping=flags.gradient_clipping,
             ),
-            evaluation=Evaluation(num_pairs=1024, num_candidates=256),
+            evaluation=Evaluation(num_pairs=flags.num_pairs, num_candidates=flags.num_candidates),
             data=prepared.manifest.hash,
             seed=flags.seed,
             number=0,

@@ -142,6 +142,11 @@ def prepare(source: DataSource, models: Sequence[str], *, max_length: int, cache
     return prepared
 
 
+def is_there(prepared: Prepared) -> bool:
+    """Whether the models and tokens that ``prepare`` named are still where it left them."""
+    return all(Path(folder).is_dir() for model in prepared.models.values() for folder in (model.path, model.tokens))
+
+
 def find(source: DataSource, models: Sequence[str], *, max_length: int, cache: Path) -> Prepared | None:
     """What ``prepare`` made, or ``None`` where something is missing. Reads small records only, in milliseconds."""
     manifest = _find_manifest(source, cache)

@@ -1,0 +1,40 @@
+"""``python -m trainer``: one trial from flags, and one sentence for bad ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.world import make_pairs, save_decoder, save_tokenizer, write_jsonl
+
+
+def run(cache: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ISOFLOP_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "trainer", *flags]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_one_trial_of_a_local_decoder_on_a_file(tmp_path: Path) -> None:
+    model = tmp_path / "decoder"
+    save_tokenizer(model)
+    save_decoder(model)
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1200))
+    flags = ["--model", str(model), "--data", str(pairs), "--max-length", "16", "--budget", "2e8"]
+    flags += ["--method", "lora", "--rank", "2", "--num-pairs", "32", "--num-candidates", "16", "--batch-size", "8"]
+    ended = run(tmp_path / "cache", *flags)
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    assert result["state"] == "COMPLETE"
+    assert result["trial_id"].startswith("2.0e8-decoder-lora-r2-")
+    assert 0 < result["metrics"]["loss"] < 5
+    assert result["spending"]["booked_flops"] <= 2e8
+
+
+def test_a_bad_flag_is_one_sentence_before_anything_is_prepared(tmp_path: Path) -> None:
+    ended = run(tmp_path / "cache", "--method", "lora", "--rank", "0")
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == "trainer: rank is 0: give a whole number from 1 up"
+    assert not (tmp_path / "cache").exists()
