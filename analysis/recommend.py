@@ -226,8 +226,8 @@ def _expected_loss(
 ) -> tuple[float | None, Interval | None]:
     """The law's loss plus the cost of rounding the size: the nearest parabola's curvature times the distance squared.
 
-    No number where the model is further from the optimum than a parabola reaches. Without a law, and where this very
-    budget has an optimum, what was measured.
+    No number where the model is further from the optimum than a parabola reaches. Without a law, and at a
+    budget that has an optimum of its own, the method's standing at that budget.
     """
     if method.loss_law is None or (here is not None and here.optimum is not None):
         first = ranking.standings[0]

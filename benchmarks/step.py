@@ -1,6 +1,6 @@
 """How fast a training step of a nano model is: attention by plain products, by torch's fused kernel, and padded rows.
 
-``python -m benchmarks.step [--repeats N]`` interleaves the variants, prints a table of CPU milliseconds (one thread, the
+``python -m benchmarks.step [--repeats N]`` interleaves the variants, prints a table of CPU milliseconds (one thread,
 median over repeats) and writes it to ``benchmarks/results/step.json``. Quote the ratios: the machine may be busy.
 """
 
