@@ -1,8 +1,7 @@
 """How fast the command line answers: wall seconds of each command in a fresh process, best and median of several.
 
-    python benchmarks/cli.py [--repeats 5] [--json]
-
-Run it on an idle machine; a busy one shows in the difference between best and median.
+``python -m benchmarks.cli [--repeats N]`` prints a table and writes ``benchmarks/results/cli.json``. Run it on an idle
+machine; a busy one shows in the difference between best and median.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+RESULTS = Path(__file__).parent / "results" / "cli.json"
 COMMANDS = [
     ["--help"],
     *([verb, "--help"] for verb in ("data", "plan", "launch", "resume", "status", "recommend", "report")),
@@ -23,14 +24,13 @@ COMMANDS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
     flags = parser.parse_args()
     rows = [measure(command, flags.repeats) for command in COMMANDS]
-    if flags.json:
-        print(json.dumps(rows, indent=2))
-        return
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
     print(f"{'command':<24}{'best':>8}{'median':>8}  seconds")
     for row in rows:
         print(f"{row['command']:<24}{row['best']:>8.2f}{row['median']:>8.2f}")
