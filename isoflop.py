@@ -143,7 +143,7 @@ def recommend(
     if as_json:
         _print_json(found.to_dict())
     else:
-        _say(_console(), "\n".join(found.sentences()))
+        _tell(_console(), found)
 
 
 @app.command(no_args_is_help=True)
@@ -336,7 +336,8 @@ def _conclude(store: Store, found: SweepStatus, console: Console) -> None:
         _say(console, f"{len(found.failures)} of {found.num_trials} trials failed: isoflop status {store.root}")
     measured = [group.budget_flops for group in found.groups if group.best_loss is not None]
     for answer in _recommend(store, [max(measured), 2 * max(measured)]) if measured else ():
-        _say(console, "\n".join(["", *answer.sentences()]))
+        console.print()
+        _tell(console, answer)
     if not measured:
         _say(console, "no trial is complete, so nothing can be recommended")
     _say(console, f"\nreport: {_write_report(store, None)}")
@@ -347,6 +348,12 @@ def _conclude(store: Store, found: SweepStatus, console: Console) -> None:
 def _say(console: Console, text: str) -> None:
     """Words as they are: a path or a command is to be copied, so no line is broken."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _tell(console: Console, answer: Recommendation) -> None:
+    """Sentences to be read: broken between words where a person looks at a screen."""
+    sentences = "\n".join(answer.sentences())
+    console.print(sentences, soft_wrap=not console.is_terminal, highlight=False, markup=False)
 
 
 def _recommend(store: Store, budgets_flops: Sequence[int]) -> list[Recommendation]:
