@@ -15,6 +15,9 @@ from sweeps.plan import Plan
 from sweeps.store import Store
 from trainer.trial import TrialState
 
+FACTS = ("budget_flops", "method", "state", "booked_flops", "loss", "model")
+"""What the counts need of a row."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupStatus:
@@ -84,11 +87,9 @@ class SweepStatus:
 
 def read_status(store: Store, plan: Plan) -> SweepStatus:
     """The status of ``store``, whose sweep has this plan. A row that cannot be read is told, not raised."""
-    rows = store.read_trials(strict=False)
-    facts = list(
-        zip(*(rows[name].tolist() for name in ("budget_flops", "method", "state", "booked_flops", "loss", "model")),
-            strict=True)
-    )  # fmt: skip
+    table, broken = store.read_table(strict=False)
+    rows = {name: table[name].to_pylist() for name in ("trial_id", "error", *FACTS)}
+    facts = list(zip(*(rows[name] for name in FACTS), strict=True))
     trials: Counter[tuple[int, str]] = Counter()
     for planned in plan.cells:
         trials[planned.cell.budget_flops, planned.cell.method.label] += planned.num_trials
@@ -108,17 +109,17 @@ def read_status(store: Store, plan: Plan) -> SweepStatus:
                 best_model=model,
             )
         )
-    failed = rows[rows["state"] == TrialState.FAILED]
     return SweepStatus(
         name=store.spec.name,
         store=str(store.root),
         groups=tuple(groups),
         failures=tuple(
             Failure(trial_id=trial_id, error=error)
-            for trial_id, error in zip(failed["trial_id"], failed["error"], strict=True)
+            for trial_id, error, state in zip(rows["trial_id"], rows["error"], rows["state"], strict=True)
+            if state == TrialState.FAILED
         ),
         num_begun=_num_begun(store),
-        broken=rows.attrs["broken"],
+        broken=broken,
         is_driven=is_driven(store.root),
         driver=driver_of(store.root),
     )

@@ -127,6 +127,13 @@ class Store:
         A row that cannot be read raises ``StoreError``, or, with ``strict=False``, is left out and its sentence is put
         into the frame's ``attrs["broken"]``, a tuple that is there either way.
         """
+        table, broken = self.read_table(strict=strict)
+        rows: pd.DataFrame = table.to_pandas()
+        rows.attrs["broken"] = broken
+        return rows
+
+    def read_table(self, *, strict: bool = True) -> tuple[pa.Table, tuple[str, ...]]:
+        """``read_trials`` as an Arrow table, and the sentences of what cannot be read: spares a status pandas."""
         stamps = {path.stem: _stamp(path) for path in self._row_files()}
         compact = self._read_compact(stamps)
         known = frozenset(compact["trial_id"].to_pylist())
@@ -141,9 +148,7 @@ class Store:
         table = pa.concat_tables([compact, *found]).sort_by("trial_id")
         if len(found) >= _WORTH_COMPACTING:
             self._write_compact(table, stamps)
-        rows: pd.DataFrame = table.to_pandas()
-        rows.attrs["broken"] = tuple(str(error) for error in broken)
-        return rows
+        return table, tuple(str(error) for error in broken)
 
     def read_curve(self, trial_id: str) -> pd.DataFrame:
         """The points of a trial's curve. Raises ``StoreError`` where they are missing or broken."""
