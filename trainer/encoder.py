@@ -29,8 +29,6 @@ GROUPED_CAUSAL = "grouped_causal"
 PACKED_FAMILIES = frozenset({"gpt_neox", "llama", "qwen2", "qwen3"})
 # Texts at least this share of a group's longest text join the group. Half keeps the groups few, which tiny models need.
 GROUP_SLACK = 0.5
-SHORT_TEXT = 128
-"""Tokens up to which a CPU attends by plain products."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,33 +128,12 @@ def grouped_causal_attention(
     outputs = []
     for group in groups:
         queries, keys, values = (stream[group.gather].transpose(1, 2) for stream in streams)
-        attended = _causal_attention(queries, keys, values, scaling)
+        few_key_heads = queries.shape[1] != keys.shape[1]
+        attended = F.scaled_dot_product_attention(
+            queries, keys, values, is_causal=True, scale=scaling, enable_gqa=few_key_heads
+        )
         outputs.append(attended.transpose(1, 2).flatten(0, 1)[group.valid])
     return torch.cat(outputs)[None], None
-
-
-def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scaling: float | None) -> Tensor:
-    """(texts, H, L, E) of each position attending to itself and those before it; keys and values may have fewer heads.
-
-    For short rows on a CPU the plain products are faster than torch's fused kernel (DECISIONS.md has the figures).
-    """
-    texts, heads, length, width = queries.shape
-    groups = heads // keys.shape[1]
-    if queries.device.type != "cpu" or length > SHORT_TEXT:
-        return F.scaled_dot_product_attention(
-            queries, keys, values, is_causal=True, scale=scaling, enable_gqa=groups > 1
-        )
-    if groups > 1:
-        keys, values = (tensor.repeat_interleave(groups, dim=1) for tensor in (keys, values))
-    flat = [tensor.reshape(texts * heads, length, width) for tensor in (queries, keys, values)]
-    later = torch.full((length, length), -torch.inf, dtype=queries.dtype).triu(1)
-    scores = torch.baddbmm(
-        later.expand(texts * heads, -1, -1),
-        flat[0],
-        flat[1].transpose(1, 2),
-        alpha=width**-0.5 if scaling is None else scaling,
-    )
-    return torch.bmm(scores.softmax(-1), flat[2]).view(texts, heads, length, width)
 
 
 ALL_ATTENTION_FUNCTIONS.register(GROUPED_CAUSAL, grouped_causal_attention)
