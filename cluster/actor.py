@@ -108,7 +108,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
             run_trial(self._assignment, self._report)
         except Stopped:
             pass
-        except Exception as error:
+        except Exception as error:  # a thread's exception is lost otherwise; the next step raises it
             self._error = error
         finally:
             self._ended.set()
@@ -141,7 +141,7 @@ def _train(assignment: Assignment, report: Callable[[CurvePoint], None]) -> Tria
 
     try:
         return resolve(assignment.train)(assignment.spec, assignment.placement, assignment.files, keep)
-    except Exception as error:
+    except Exception as error:  # whatever the code raises is an ending of the trial: the one place that says so
         if reason_to_halt(error, assignment.store):
             raise
         attempts = _note_attempt(Path(assignment.files.checkpoints), error, last)

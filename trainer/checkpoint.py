@@ -52,7 +52,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(folder / f"step-{checkpoint.step}", ignore_errors=True)
         partial.rename(folder / f"step-{checkpoint.step}")
         _flush(folder)
-    except BaseException:
+    except BaseException:  # a stop, too, must leave no half-written folder
         shutil.rmtree(partial, ignore_errors=True)
         raise
     for _, old in _steps(folder)[:-KEPT]:

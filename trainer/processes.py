@@ -55,7 +55,7 @@ def in_processes(
                 for future in finished:
                     future.result()
                 progress(done.value)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, must leave no worker behind
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
