@@ -25,7 +25,7 @@ from ray import tune
 
 from sweeps.store import Store, StoreError
 from trainer.ladder import ModelShape, parameter_counts
-from trainer.trial import CurvePoint, Placement, Spending, TrialFiles, TrialResult, TrialSpec, TrialState
+from trainer.trial import CurvePoint, Placement, Spending, Stopped, TrialFiles, TrialResult, TrialSpec, TrialState
 
 Train = Callable[[TrialSpec, Placement, TrialFiles, Callable[[CurvePoint], None]], TrialResult]
 
@@ -48,10 +48,6 @@ class Assignment:
     """Exceptions of the code after which the trial is FAILED."""
     train: str = TRAIN
     """``module:function`` with the signature of ``trainer.loop.train``."""
-
-
-class Stopped(BaseException):
-    """Raised inside ``train`` when its actor is told to stop. Not an ``Exception``: nothing may swallow or count it."""
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
@@ -162,10 +158,12 @@ def failed(assignment: Assignment, error: str, spending: Mapping[str, int] | Non
         spending=Spending(**(spending or {})),
         counts=parameter_counts(assignment.shape, assignment.spec.method),
         environment=environment(assignment.placement),
+        placement=assignment.placement,
         epochs=0.0,
         train_loss=None,
         mfu=None,
         num_resumes=0,
+        num_out_of_memory=0,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         error=error,
         curve=(),

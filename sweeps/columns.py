@@ -5,8 +5,9 @@ Knows how a ``TrialResult`` becomes a flat row and a row becomes a ``TrialResult
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from trainer.trial import (
     Environment,
     Metrics,
     ParameterCounts,
+    Placement,
     Spending,
     TrialResult,
     TrialSpec,
@@ -115,9 +117,10 @@ COLUMNS: tuple[Column, ...] = (
          lambda r: r.spending.padded_tokens),
     _int("pairs", "pairs", "Pairs trained on", lambda r: r.spending.pairs),
     _int("steps", "steps", "Optimizer updates", lambda r: r.spending.steps),
-    _float("epochs", "", "Pairs trained on over pairs in the train split", lambda r: r.epochs),
+    _float("epochs", "", "Passes over the train split; over its most repeated source where several are mixed",
+           lambda r: r.epochs),
     _float("seconds", "s", "Wall time of training and evaluation, over all resumes", lambda r: r.spending.seconds),
-    _float("device_seconds", "s", "Wall time times workers", lambda r: r.spending.seconds * r.environment.num_workers),
+    _float("device_seconds", "s", "Wall time times workers", lambda r: r.spending.seconds * r.placement.num_workers),
     _float("tokens_per_second", "tokens/s", "Real tokens trained on over wall time; absent where no time was spent",
            lambda r: r.spending.tokens / r.spending.seconds if r.spending.seconds else None, nullable=True),
     _int("peak_memory_bytes", "B", "Largest memory in use on one worker", lambda r: r.spending.peak_memory_bytes),
@@ -134,8 +137,16 @@ COLUMNS: tuple[Column, ...] = (
     _int("num_resumes", "", "Times that the trial went on from a checkpoint", lambda r: r.num_resumes),
     _text("host", "Machine that finished the trial", lambda r: r.environment.host),
     _text("device", "Device, by its own name", lambda r: r.environment.device),
-    _int("num_threads", "", "Torch threads of a worker", lambda r: r.environment.num_threads),
-    _int("num_workers", "", "Workers at the end", lambda r: r.environment.num_workers),
+    _int("num_threads", "", "Torch threads of a worker", lambda r: r.placement.num_threads),
+    _int("num_workers", "", "Workers at the end", lambda r: r.placement.num_workers),
+    _float("zero_stage", "", "DeepSpeed's ZeRO stage at the end; absent for plain torch",
+           lambda r: r.placement.zero_stage, nullable=True),
+    _text("dtype", "What the forward and backward pass computed in", lambda r: r.placement.dtype),
+    _int("chunk_tokens", "tokens", "Tokens that a worker encoded at a time, at the end",
+         lambda r: r.placement.chunk_tokens),
+    _int("num_out_of_memory", "", "Times that the trial ran out of memory and went on with less",
+         lambda r: r.num_out_of_memory),
+    _text("placement", "The whole placement at the end", lambda r: json.dumps(asdict(r.placement)), "JSON"),
     _text("versions", "Versions of the packages that can change the numbers", lambda r: r.environment.versions, "JSON"),
     _text("git_commit", "Commit of isoflop; empty where it is not a checkout", lambda r: r.environment.git_commit),
     _text("finished_at", "When the trial ended, in UTC", lambda r: r.finished_at, "ISO 8601"),
@@ -182,10 +193,12 @@ def from_row(row: Mapping[str, Any]) -> TrialResult:
         ),
         counts=ParameterCounts(**{f.name: row[f"num_params_{f.name}"] for f in fields(ParameterCounts)}),
         environment=Environment(**{f.name: row[f.name] for f in fields(Environment)}),
+        placement=Placement(**json.loads(row["placement"])),
         epochs=row["epochs"],
         train_loss=row["train_loss"],
         mfu=row["mfu"],
         num_resumes=row["num_resumes"],
+        num_out_of_memory=row["num_out_of_memory"],
         finished_at=row["finished_at"],
         error=row["error"],
         curve=(),

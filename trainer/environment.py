@@ -37,8 +37,6 @@ def environment(placement: Placement) -> Environment:
     return Environment(
         host=socket.gethostname(),
         device=device_name(placement),
-        num_threads=placement.num_threads,
-        num_workers=placement.num_workers,
         versions=json.dumps({name: _version(name) for name in PACKAGES}),
         git_commit=_git_commit(),
     )

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
 Pooling = Literal["mean", "last"]
+Dtype = Literal["float32", "bfloat16", "float64"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,16 +174,38 @@ class Placement:
 
     device: Literal["cpu", "cuda"] = "cpu"
     num_workers: int = 1
+    """Processes that share each step; on CUDA each has a device of its own, or the granted share of one."""
     cpus_per_worker: float = 1
     gpus_per_worker: float = 0
     num_threads: int = 1
     """Torch threads of a worker. One on CPU: trials beside each other collapse with more."""
+    zero_stage: int | None = None
+    """DeepSpeed's ZeRO stage, 0 to 3; none is plain torch, every worker with the whole state."""
+    offload: bool = False
+    """Under ZeRO, keep the optimizer's state (and at stage 3 the parameters) in the host's memory."""
+    dtype: Dtype = "float32"
+    """What the forward and backward pass compute in. Trained weights and the optimizer stay in float32 at least."""
+    tf32: bool = False
+    """Let float32 matrix products on a GPU round their inputs to TF32."""
     chunk_tokens: int = 16384
-    """Tokens encoded at a time; smaller needs less memory."""
+    """Tokens a worker encodes at a time; smaller needs less memory."""
     recompute: bool = False
     """Drop a chunk's activations and compute them again in the backward pass."""
     checkpoint_seconds: float = 60
     """Wall time between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers is {self.num_workers}: give a whole number from 1 up")
+        if self.zero_stage not in (None, 0, 1, 2, 3):
+            raise ValueError(f"zero_stage is {self.zero_stage}: give 0, 1, 2 or 3, or none for plain torch")
+        if self.dtype == "bfloat16" and self.zero_stage == 0:
+            # DeepSpeed's optimizer for this case loses half a nat in one step; the other stages do not.
+            raise ValueError("zero_stage is 0 with dtype bfloat16: give stage 1 or higher, or none for plain torch")
+        if self.dtype == "float64" and self.zero_stage is not None:
+            raise ValueError("dtype is float64 with a zero_stage: DeepSpeed has no float64, leave the stage out")
+        if self.offload and not self.zero_stage:
+            raise ValueError("offload is asked for without ZeRO: give zero_stage 1, 2 or 3")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,6 +218,15 @@ class TrialFiles:
     """Folder or Hub id that ``AutoModel.from_pretrained`` loads."""
     checkpoints: str
     """Folder of this trial's checkpoints; made when missing."""
+    weights: str = ""
+    """Folder for what the trial has trained, written when it completes; nothing is kept where empty."""
+
+
+class Stopped(BaseException):
+    """What ``report`` raises to stop a trial: ``train`` writes a checkpoint and lets it through.
+
+    Not an ``Exception``: nothing may swallow it or count it as a failure.
+    """
 
 
 class TrialState(StrEnum):
@@ -282,8 +314,6 @@ class Environment:
 
     host: str
     device: str
-    num_threads: int
-    num_workers: int
     versions: str
     """JSON object of package versions that can change the numbers."""
     git_commit: str
@@ -300,13 +330,17 @@ class TrialResult:
     spending: Spending
     counts: ParameterCounts
     environment: Environment
+    placement: Placement
+    """The hardware at the end: what memory allowed, where that differs from what was asked for."""
     epochs: float
-    """Pairs trained on over pairs in the train split."""
+    """Passes over the train split; over its most repeated source where several are mixed."""
     train_loss: float | None
     """Mean in-batch loss over the last tenth of the full-sized steps, at the training temperature."""
     mfu: float | None
     """Booked FLOPs a second over the device's peak; absent where the peak is unknown."""
     num_resumes: int
+    num_out_of_memory: int
+    """How often the trial ran out of memory and went on with smaller chunks."""
     finished_at: str
     """UTC, ISO 8601."""
     error: str

@@ -9,6 +9,7 @@ from trainer.trial import (
     CurvePoint,
     Environment,
     Metrics,
+    Placement,
     Spending,
     TrialResult,
     TrialSpec,
@@ -76,13 +77,13 @@ def result_of(spec: TrialSpec, *, state: TrialState = TrialState.COMPLETE, loss:
             peak_memory_bytes=10**8,
         ),
         counts=parameter_counts(SHAPES[spec.model], spec.method),
-        environment=Environment(
-            host="a-host", device="cpu", num_threads=1, num_workers=2, versions='{"torch":"2"}', git_commit=""
-        ),
+        environment=Environment(host="a-host", device="cpu", versions='{"torch":"2"}', git_commit=""),
+        placement=Placement(num_workers=2, zero_stage=3, recompute=True),
         epochs=0.645,
         train_loss=2.25 if complete else None,
         mfu=None,
         num_resumes=1,
+        num_out_of_memory=1,
         finished_at="2026-11-22T02:00:00+00:00",
         error="" if complete else "step 3: loss nan",
         curve=tuple(
