@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -133,6 +134,54 @@ def status(store: StoreArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command(no_args_is_help=True)
+def fit(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, or a folder of Parquet.")],
+    loss: Annotated[str, typer.Option(metavar="COL", help="Column of the loss.")] = "loss",
+    params: Annotated[str | None, typer.Option(metavar="COL", help="Column of the model size N.")] = None,
+    tokens: Annotated[str | None, typer.Option(metavar="COL", help="Column of the tokens D.")] = None,
+    flops: Annotated[str | None, typer.Option(metavar="COL", help="Column of the FLOPs C (else C = 6ND).")] = None,
+    budget: Annotated[str | None, typer.Option(metavar="COL", help="Column of the IsoFLOP budget (else C).")] = None,
+    method: Annotated[str | None, typer.Option(metavar="COL", help="Column by which to fit separately.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="COL", help="Column that tells training curves apart.")] = None,
+    share: Annotated[str | None, typer.Option(metavar="COL", help="Column of the trained share S.")] = None,
+    epochs: Annotated[str | None, typer.Option(metavar="COL", help="Column of the passes over the data.")] = None,
+    drop_worst: Annotated[int, typer.Option(metavar="K", help="Leave out the K highest losses.")] = 0,
+    form: Annotated[
+        str,
+        typer.Option(
+            metavar="FORM",
+            help="envelope, isoflop, isoflop-window, isoflop-akima, parametric, varpro, shared, compute, "
+            "multiplicative, share or joint.",
+        ),
+    ] = "parametric",
+    draws: Annotated[int, typer.Option(metavar="K", help="Bootstrap draws behind the intervals.")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a scaling law to any table of rows, and say how sure its parameters are."""
+    from analysis.fit_table import Request, fit_table, read_table, records, sentences
+
+    request = Request(
+        form=form,
+        loss=loss,
+        params=params,
+        tokens=tokens,
+        flops=flops,
+        budget=budget,
+        method=method,
+        run=run,
+        share=share,
+        epochs=epochs,
+        drop_worst=drop_worst,
+        num_draws=draws,
+    )
+    found = fit_table(read_table(table), request)
+    if as_json:
+        _print_json(records(*found))
+    else:
+        _say(_console(), "\n".join(sentences(*found)))
+
+
+@app.command(no_args_is_help=True)
 def recommend(
     store: StoreArgument,
     budget: Annotated[float, typer.Option("--budget", metavar="FLOPS", help="Training FLOPs, such as 1e12.")],
@@ -161,6 +210,36 @@ def report(
         _print_json({"report": str(page)})
     else:
         _say(_console(), f"report: {page}")
+
+
+@app.command(no_args_is_help=True)
+def export(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write; it must not be there yet.")],
+    trial: Annotated[
+        str, typer.Option("--trial", metavar="ID", help="Whose model, by the start of its id (default: the best).")
+    ] = "",
+) -> None:
+    """Write a trained model as a folder that sentence-transformers loads."""
+    from sweeps.weights import find_trial
+
+    opened = _open(store)
+    result = find_trial(opened, trial)
+    prepared = _prepared_of(opened)
+    from trainer.export import export as export_model
+    from trainer.prepare import default_cache
+
+    export_model(
+        out.resolve(),
+        result=result,
+        weights=opened.weights(result.spec.trial_id),
+        base=Path(prepared.models[result.spec.model].path),
+        manifest=prepared.manifest,
+        cache=default_cache(),
+    )
+    assert result.metrics is not None
+    which = "" if trial else ", the least of all trials with weights"
+    _say(_console(), f"trial {result.spec.trial_id} with a loss of {result.metrics.loss:.4f}{which}: {out}")
 
 
 def main() -> None:
@@ -221,7 +300,7 @@ def _open(name: str) -> Store:
 def _source(spec: SweepSpec) -> DataSource:
     from trainer.data import DataSource
 
-    return DataSource(source=spec.data.source, name=spec.data.name, split=spec.data.split)
+    return DataSource.from_dict(asdict(spec.data))
 
 
 def _find(spec: SweepSpec) -> Prepared | None:
@@ -259,6 +338,7 @@ def _plan(spec: SweepSpec, prepared: Prepared | None) -> Plan:
         num_train_pairs=prepared.manifest.num_pairs["train"],
         tokens_per_pair=prepared.statistics.tokens_per_pair,
         measured=True,
+        pairs_per_epoch=prepared.manifest.pairs_per_epoch,
     )
     return plan_cells(spec, facts, {name: model.shape for name, model in prepared.models.items()})
 

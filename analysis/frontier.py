@@ -4,18 +4,19 @@ Knows rows of a store and how profiles are built. Never knows which model a pers
 figures or files.
 
 Uncertainty is a parametric bootstrap. Each draw takes a noise level from what is known about it (``noise.py``), moves
-every cell's loss by it, finds each profile's minimum, window and edge again, fits the laws again, and ranks the methods
-again; intervals are the middle 90 % of the draws. Where three or more optima scatter about their law by more than their
-own errors say, the law's draws are widened about the fitted law by the square root of that ratio (Birge 1932), since
-then the law or the parabola is not quite true. Points are not resampled: a profile has three to five near its minimum,
-too few for that. Limits: with two budgets nothing checks a law; the straight line in log-log bends where the loss nears
-its floor or data repeat, and no interval knows of it; the lowest of several noisy cells is too low, in the fit and
-again in every draw, so intervals of the loss lean low; the known bias of parabolas on wide or off-centre grids
-(tests/analysis/test_published_laws.py) is not corrected.
+every cell's loss by it, finds each profile's minimum, window and edge again, and ranks the methods again; intervals are
+the middle 90 % of the draws. The laws of a method with two or more minima come from one fit to all of its profiles
+(``valley.py``), whose draws add the noise to the fit; where that is not to be had, from the minima one by one, and then
+draws that scatter by more than their own errors say widen the law (Birge 1932). Points are not resampled: a profile has
+three to five near its minimum, too few for that. Limits: with two budgets nothing checks a law; the straight line in
+log-log bends where the loss nears its floor or data repeat, and no interval knows of it; the lowest of several noisy
+cells is too low, in a profile's own minimum and again in every draw of it, so the intervals of a measured budget's loss
+lean low; the known bias of parabolas on wide or off-centre grids (docs/fits.md) is not corrected.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import wording
+from analysis.crossover import Crossover, find_crossover
 from analysis.fit import FloatArray, Interval, percentile_interval
 from analysis.law import Law, fit_law
 from analysis.noise import Noise, estimate_noise
@@ -36,8 +38,11 @@ from analysis.profile import (
     build_profile,
     cells,
     complete_trials,
+    minimum,
     relative_residuals,
+    tokens_at,
 )
+from analysis.valley import Valley, ValleyLaws, fit_valley, valley_laws
 from trainer.trial import METHODS, Method
 
 
@@ -106,6 +111,8 @@ class Frontier:
     methods: tuple[MethodFrontier, ...]
     rankings: tuple[Ranking, ...]
     """By budget, from what was measured there."""
+    crossovers: tuple[Crossover, ...]
+    """Of every two methods that have a law of the loss."""
     num_rows: int
     num_complete: int
     notes: tuple[str, ...]
@@ -132,6 +139,7 @@ class Frontier:
             "num_complete": self.num_complete,
             "methods": [_method_to_dict(method) for method in self.methods],
             "rankings": [ranking.to_dict() for ranking in self.rankings],
+            "crossovers": [crossover.to_dict() for crossover in self.crossovers],
             "notes": list(self.notes),
         }
 
@@ -147,13 +155,19 @@ def fit_frontier(rows: pd.DataFrame, *, num_draws: int = 1000, seed: int = 0) ->
     methods, built = [], {}
     for label in _labels(points):
         own = {budget: cell for (method, budget), cell in points.items() if method == label}
-        noise = estimate_noise(trials[trials["method"] == label], map(relative_residuals, own.values()))
+        valley = _valley(own)
+        residuals = map(relative_residuals, own.values()) if valley is None else [(valley.residuals, valley.degrees)]
+        noise = estimate_noise(trials[trials["method"] == label], residuals)
         sd = noise.draw_sd(rng, num_draws)[:, None]
         profiles = {
             budget: build_profile(cell, sd * rng.standard_normal((num_draws, len(cell))))
             for budget, cell in sorted(own.items())
         }
-        methods.append(_method_frontier(list(profiles.values()), noise))
+        laws = None
+        if valley is not None:
+            inside = [point for budget in valley.offered_flops for point in own[budget]]
+            laws = valley_laws(valley, _noise_of(inside, sd, rng))
+        methods.append(_method_frontier(list(profiles.values()), noise, laws))
         built.update({(label, budget): both for budget, both in profiles.items()})
     budgets = sorted({budget for _, budget in built})
     rankings = tuple(_measured_ranking(budget, built) for budget in budgets)
@@ -161,10 +175,23 @@ def fit_frontier(rows: pd.DataFrame, *, num_draws: int = 1000, seed: int = 0) ->
     return Frontier(
         methods=tuple(methods),
         rankings=rankings,
+        crossovers=_crossovers(methods),
         num_rows=rows["trial_id"].nunique(),
         num_complete=len(trials),
         notes=notes,
     )
+
+
+def _crossovers(methods: Sequence[MethodFrontier]) -> tuple[Crossover, ...]:
+    """Of every two methods with a loss law, within the budgets that both laws rest on."""
+    found = []
+    for first, second in itertools.combinations(methods, 2):
+        if first.loss_law is None or second.loss_law is None:
+            continue
+        budgets = (*first.loss_law.budgets_flops, *second.loss_law.budgets_flops)
+        losses = (first.loss_law.over, second.loss_law.over)
+        found.append(find_crossover((first.label, second.label), losses, (min(budgets), max(budgets))))
+    return tuple(found)
 
 
 _Built = tuple[Profile, ProfileDraws]
@@ -176,20 +203,49 @@ def _labels(points: Mapping[tuple[str, int], tuple[Point, ...]]) -> list[str]:
     return sorted(methods, key=lambda label: (list(METHODS).index(methods[label].kind), label))
 
 
-def _method_frontier(built: Sequence[_Built], noise: Noise) -> MethodFrontier:
+def _valley(own: Mapping[int, tuple[Point, ...]]) -> Valley | None:
+    """The valley through a method's profiles, where two budgets or more have a minimum inside their sizes."""
+    minima = {budget: minimum(points) for budget, points in own.items()}
+    inside = {budget: place for budget, place in minima.items() if math.isfinite(place)}
+    if len(inside) < 2:
+        return None
+    slope, level = np.polyfit(np.log(list(inside)), list(inside.values()), 1)
+    points = [(budget, point) for budget, cell in sorted(own.items()) if budget in inside for point in cell]
+    return fit_valley(
+        np.log10([float(point.num_params) for _, point in points]),
+        np.array([float(budget) for budget, _ in points]),
+        np.array([point.loss for _, point in points]),
+        (float(level), float(slope)),
+    )
+
+
+def _noise_of(points: Sequence[Point], sd: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Draws of the noise in ln loss of ``points``: (num_draws, n); a mean over seeds has less."""
+    num_seeds = np.array([point.num_seeds for point in points])
+    return np.asarray(sd * rng.standard_normal((len(sd), num_seeds.size)) / np.sqrt(num_seeds))
+
+
+def _method_frontier(built: Sequence[_Built], noise: Noise, laws: ValleyLaws | None) -> MethodFrontier:
     profiles = tuple(profile for profile, _ in built)
     label = profiles[0].method.label
     # An optimum that most draws lose over the edge would put a law through a coin toss.
     held = [both for both in built if _is_held(*both)]
     seen = [both for both in built if both[0].state != ProfileState.FEW]
     upper_bounds = [profile for profile, draws in seen if not _is_held(profile, draws)]
+    size_law = _law(held, lambda p: p.optimum.num_params if p.optimum else math.nan, lambda d: d.num_params)
+    tokens_law = _law(held, lambda p: p.optimum.tokens if p.optimum else math.nan, lambda d: d.tokens)
+    loss_law = _law(seen, lambda p: p.loss, lambda d: d.loss)
+    if laws is not None and size_law is not None:
+        size_law, tokens_law = laws.size, _tokens_law(laws.size, profiles)
+        if set(laws.loss.budgets_flops) == {profile.budget_flops for profile, _ in seen}:
+            loss_law, upper_bounds = laws.loss, []
     return MethodFrontier(
         method=profiles[0].method,
         profiles=profiles,
         noise=noise,
-        size_law=_law(held, lambda p: p.optimum.num_params if p.optimum else math.nan, lambda d: d.num_params),
-        tokens_law=_law(held, lambda p: p.optimum.tokens if p.optimum else math.nan, lambda d: d.tokens),
-        loss_law=_law(seen, lambda p: p.loss, lambda d: d.loss),
+        size_law=size_law,
+        tokens_law=tokens_law,
+        loss_law=loss_law,
         notes=(
             *_profile_notes(label, built),
             *(_law_notes(label, len(held), upper_bounds) if len(seen) > 1 else ()),
@@ -210,6 +266,14 @@ def _law(
     budgets = tuple(profile.budget_flops for profile, _ in built)
     values = np.array([value(profile) for profile, _ in built])
     return fit_law(budgets, values, np.stack([draws(one) for _, one in built], axis=1))
+
+
+def _tokens_law(size: Law, profiles: Sequence[Profile]) -> Law:
+    """What the budgets of the law of size pay for at its sizes."""
+    points = {profile.budget_flops: profile.points for profile in profiles}
+    values = [tokens_at(points[budget], np.log10([size.at(budget)]))[0] for budget in size.budgets_flops]
+    draws = [tokens_at(points[budget], np.log10(size.draws_at(budget))) for budget in size.budgets_flops]
+    return fit_law(size.budgets_flops, np.array(values), np.stack(draws, axis=1), np.ones(len(values)))
 
 
 def _measured_ranking(budget_flops: int, built: Mapping[tuple[str, int], _Built]) -> Ranking:

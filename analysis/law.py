@@ -30,6 +30,15 @@ class Law:
     def draws_at(self, budget_flops: float) -> FloatArray:
         return np.asarray(self.levels * (budget_flops / self.fit.pivot) ** self.exponents)
 
+    def draws_over(self, budgets_flops: FloatArray) -> FloatArray:
+        """Draws at many budgets (k,): shape (num_draws, k)."""
+        share = np.log(np.asarray(budgets_flops, dtype=np.float64) / self.fit.pivot)
+        return np.asarray(self.levels[:, None] * np.exp(self.exponents[:, None] * share))
+
+    def over(self, budgets_flops: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The law at budgets (k,), and its draws there (num_draws, k)."""
+        return np.asarray(self.fit(budgets_flops)), self.draws_over(budgets_flops)
+
     def interval_at(self, budget_flops: float) -> Interval:
         return percentile_interval(self.draws_at(budget_flops))
 
@@ -48,15 +57,16 @@ class Law:
         }
 
 
-def fit_law(budgets_flops: tuple[int, ...], values: FloatArray, draws: FloatArray) -> Law:
+def fit_law(budgets_flops: tuple[int, ...], values: FloatArray, draws: FloatArray, sd: FloatArray | None = None) -> Law:
     """The law through ``values`` (n,) at two or more budgets.
 
-    ``draws`` has shape (num_draws, n), NaN where a draw has no value. The values are weighted by the spread of their
-    draws. Where three or more scatter by more than that spread says, the law's draws are widened about the fitted law
-    by the square root of the ratio (Birge 1932).
+    ``draws`` has shape (num_draws, n), NaN where a draw has no value. The values are weighted by ``sd`` (n,) of their
+    logarithms; by the spread of their draws where it is absent. Where three or more scatter by more than that spread
+    says, the law's draws are widened about the fitted law by the square root of the ratio (Birge 1932).
     """
     x = np.array(budgets_flops, dtype=np.float64)
-    sd = np.nanstd(np.log(draws), axis=0)
+    if sd is None:
+        sd = np.nanstd(np.log(draws), axis=0)
     fit = fit_power_law(x, values, sd)
     levels, exponents = fit_power_laws(x, draws, sd, fit.pivot)
     widen = max(1.0, fit.misfit or 0.0) ** 0.5

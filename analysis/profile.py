@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fit import FloatArray, Interval, Minima, Parabola, locate_minima, percentile_interval
+from analysis.noise import window_residuals
 from trainer.trial import Method, TrialSpec, TrialState
 
 MIN_MODELS = 3
@@ -174,19 +175,16 @@ def _point(row: dict[Any, Any]) -> Point:
 
 
 def relative_residuals(points: tuple[Point, ...]) -> tuple[FloatArray, int]:
-    """Relative residuals of the parabola through the points near the minimum, and their degrees of freedom.
+    """``window_residuals`` of a profile's points."""
+    return window_residuals(*_arrays(points))
 
-    Empty where the parabola has three points (it goes through them) or there is no optimum.
-    """
+
+def minimum(points: tuple[Point, ...]) -> float:
+    """log10 of the size at the minimum; infinite at an edge, NaN where there are too few points or they are flat."""
     if len(points) < MIN_MODELS:
-        return np.empty(0), 0
+        return math.nan
     log_size, loss = _arrays(points)
-    minima = locate_minima(log_size, loss[None, :])
-    near = slice(int(minima.start[0]), int(minima.stop[0]))
-    if near.stop - near.start <= MIN_MODELS:
-        return np.empty(0), 0
-    fitted = _parabola(minima)(log_size[near])
-    return (loss[near] - fitted) / fitted, fitted.size - 3
+    return float(locate_minima(log_size, loss[None, :]).x[0])
 
 
 def build_profile(points: tuple[Point, ...], noise: FloatArray) -> tuple[Profile, ProfileDraws]:
@@ -202,10 +200,13 @@ def build_profile(points: tuple[Point, ...], noise: FloatArray) -> tuple[Profile
         return _few(points, noise)
     log_size, loss = _arrays(points)
     minima = locate_minima(log_size, loss[None, :])
-    drawn = locate_minima(log_size, loss * np.exp(noise))
+    moved = loss * np.exp(noise)
+    drawn = locate_minima(log_size, moved)
+    # Under great noise a parabola may dive below 0, where there is no loss.
+    drawn_loss = np.where(drawn.y > 0, drawn.y, moved.min(axis=1))
     size = 10.0**drawn.x
-    tokens = _tokens_at(points, drawn.x)
-    draws = ProfileDraws(num_params=np.where(np.isfinite(drawn.x), size, np.nan), tokens=tokens, loss=drawn.y)
+    tokens = tokens_at(points, drawn.x)
+    draws = ProfileDraws(num_params=np.where(np.isfinite(drawn.x), size, np.nan), tokens=tokens, loss=drawn_loss)
     vertex = float(minima.x[0])
     optimum = None
     if math.isfinite(vertex):
@@ -213,11 +214,11 @@ def build_profile(points: tuple[Point, ...], noise: FloatArray) -> tuple[Profile
         near = slice(int(minima.start[0]), int(minima.stop[0]))
         optimum = Optimum(
             num_params=10**vertex,
-            tokens=float(_tokens_at(points, minima.x)[0]),
+            tokens=float(tokens_at(points, minima.x)[0]),
             loss=float(minima.y[0]),
             num_params_interval=percentile_interval(np.where(drawn.x == -np.inf, -np.inf, size)),
             tokens_interval=percentile_interval(np.where(np.isfinite(drawn.x), tokens, -drawn.x)),
-            loss_interval=percentile_interval(drawn.y),
+            loss_interval=percentile_interval(drawn_loss),
             parabola=_parabola(minima),
             models=tuple(point.model for point in points[near]),
         )
@@ -248,7 +249,7 @@ def _parabola(minima: Minima) -> Parabola:
     return Parabola(curvature=float(minima.curvature[0]), vertex=float(minima.x[0]), minimum=float(minima.y[0]))
 
 
-def _tokens_at(points: tuple[Point, ...], log_size: FloatArray) -> FloatArray:
+def tokens_at(points: tuple[Point, ...], log_size: FloatArray) -> FloatArray:
     """Tokens that the budget pays for at ``log_size`` (num_draws,): the measured ones, log-log between two models."""
     known_size, _ = _arrays(points)
     log_tokens = np.log([float(point.tokens) for point in points])

@@ -27,6 +27,7 @@ from analysis.fit import Interval
 from analysis.frontier import Frontier
 from analysis.law import Law
 from analysis.recommend import MAX_EXTRAPOLATION, Recommendation, describe
+from analysis.validation import foretell_largest
 from trainer.trial import TrialState, format_flops
 
 MAX_TABLE_ROWS = 2000
@@ -115,6 +116,8 @@ def write_report(
         order=order_sentence(frontier),
         rankings=_ranking_table(frontier),
         laws=_law_table(frontier),
+        crossovers=[crossover.sentence for crossover in frontier.crossovers],
+        foretold=[one.sentence for one in foretell_largest(rows, frontier)],
         notes=frontier.notes,
         counts=_state_counts(rows),
         failures=_failures(rows),

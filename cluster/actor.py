@@ -23,7 +23,9 @@ from typing import Any
 
 from ray import tune
 
+from sweeps.spec import KeepWeights
 from sweeps.store import Store, StoreError
+from sweeps.weights import drop_worse_weights
 from trainer.ladder import ModelShape, parameter_counts
 from trainer.trial import CurvePoint, Placement, Spending, Stopped, TrialFiles, TrialResult, TrialSpec, TrialState
 
@@ -46,6 +48,7 @@ class Assignment:
     store: Path
     max_attempts: int
     """Exceptions of the code after which the trial is FAILED."""
+    keep_weights: KeepWeights = "none"
     train: str = TRAIN
     """``module:function`` with the signature of ``trainer.loop.train``."""
 
@@ -59,8 +62,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
     @classmethod
     def default_resource_request(cls, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
         placement: Placement = config["assignment"].placement
-        bundle = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
-        return tune.PlacementGroupFactory([{kind: amount for kind, amount in bundle.items() if amount}])
+        # One bundle: the workers of a trial are on one machine, where ``train`` starts them itself.
+        worker = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
+        bundle = {kind: placement.num_workers * amount for kind, amount in worker.items() if amount}
+        return tune.PlacementGroupFactory([bundle])
 
     def setup(self, config: Mapping[str, Any]) -> None:
         self._assignment: Assignment = config["assignment"]
@@ -125,6 +130,8 @@ def run_trial(assignment: Assignment, report: Callable[[CurvePoint], None]) -> N
     if not store.has(trial_id):
         store.record(_train(assignment, report))
     store.remove_checkpoints(trial_id)
+    if assignment.keep_weights == "best":
+        drop_worse_weights(store)
 
 
 def _train(assignment: Assignment, report: Callable[[CurvePoint], None]) -> TrialResult:

@@ -1,29 +1,183 @@
-"""Which hardware a trial gets, as a pure function of the trial and of what the sweep grants each of its trials.
+"""Which hardware a trial gets, as a pure function of its step, of what the spec grants, and of the machines there are.
 
-Knows placements and the spec's resources. Never knows Ray, or what is free now.
+Knows the memory estimate of ``trainer/memory.py`` and what costs a trial time: recomputation, small chunks, workers
+that wait for each other. Never knows Ray, or what is free now.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
 from sweeps.spec import Resources
-from trainer.trial import Placement, TrialSpec
+from trainer.devices import find_device
+from trainer.memory import GIB, StepLoad, estimate
+from trainer.trial import Dtype, Placement
+
+DEVICE_FILL = 0.92
+"""Share of a GPU's memory that may be planned with: the allocator cannot use the last gaps."""
+HOST_FILL = 0.8
+CHUNK_TOKENS = 16384
+SMALLEST_CHUNK_TOKENS = 1024
+DEVIATIONS = 4
+"""A step in about 30,000 has more tokens than the mean and so many standard deviations."""
 
 
-def place(spec: TrialSpec, resources: Resources) -> Placement:
-    """The placement of ``spec``: one worker on CPU, or on the granted share of one GPU.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """One machine of the cluster."""
 
-    Raises ``ValueError`` for more than one GPU a trial: a trial does not spread over devices yet.
+    num_cpus: float
+    memory_bytes: int
+    num_gpus: float = 0
+    gpu: str = ""
+    """The name of its GPUs, as torch or Ray gives it."""
+
+
+def largest_step_tokens(tokens_per_pair: float, batch_size: int, longest_pair: int) -> int:
+    """Tokens of a large step: those of ``batch_size`` pairs of ``tokens_per_pair`` on average, and their deviations.
+
+    A pair has from 0 to ``longest_pair`` tokens, so its variance is at most ``mean (longest - mean)``.
     """
-    if resources.gpus_per_trial > 1:
+    variance = max(0.0, tokens_per_pair * (longest_pair - tokens_per_pair))
+    likely = batch_size * tokens_per_pair + DEVIATIONS * math.sqrt(batch_size * variance)
+    return math.ceil(min(likely, batch_size * longest_pair))
+
+
+def place(load: StepLoad, resources: Resources, machines: Sequence[Machine]) -> Placement:
+    """The first placement whose estimated memory fits, in the order of what it costs.
+
+    One worker; then with recomputation; then in smaller chunks; then the same with the whole of a GPU, where a share
+    was granted; then with 2, 4, 8 ... workers on GPUs of one machine, each plain and with ZeRO 1, 2 and 3; then all
+    GPUs that the trial may have, with offload. What the spec gives is not tried otherwise. On a CPU a worker has its
+    share of the machine's memory; where nothing fits that, what takes the least may have all of it. More memory never
+    gives more workers. Raises ``ValueError`` where nothing fits, and where the memory of a GPU is not known.
+    """
+    candidates = list(_candidates(resources, machines))
+    if not candidates:
         raise ValueError(
-            f"resources.gpus_per_trial is {resources.gpus_per_trial:g}: give a number up to 1, "
-            f"since trial {spec.trial_id} would run on one device"
+            f"resources.workers_per_trial is {resources.workers_per_trial}, and no machine has as many times "
+            f"{resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs: ask for less, or launch on a "
+            "larger machine"
         )
-    return Placement(
-        device="cuda" if resources.gpus_per_trial else "cpu",
+    needs = [(candidate, estimate(load, candidate)) for candidate in candidates]
+    host = HOST_FILL * max(machine.memory_bytes for machine in machines)
+    for placement, memory in needs:
+        fits_host = memory.host * placement.num_workers <= host
+        if memory.total <= _room(placement, resources, machines) and fits_host:
+            return placement
+    placement, memory = min(needs, key=lambda need: need[1].total)
+    room = _room(placement, resources, machines)
+    if placement.device == "cpu" and resources.memory_gib_per_worker == "auto":
+        room = host / placement.num_workers
+        if memory.total <= room:
+            return placement
+    mend = "give resources.max_gpus_per_trial or larger GPUs" if placement.device == "cuda" else "use a larger machine"
+    raise ValueError(
+        f"model {load.shape.name} with method {load.method.label} and fixed.batch_size {load.batch_size} needs "
+        f"{memory.total / GIB:.1f} GiB on each of {placement.num_workers} workers with {_words(placement)}, and has "
+        f"{room / GIB:.1f} GiB: {mend}, or leave the model out"
+    )
+
+
+def _candidates(resources: Resources, machines: Sequence[Machine]) -> Iterator[Placement]:
+    """Every placement that the spec allows, the fastest first."""
+    on_gpu = resources.gpus_per_trial > 0
+    base = Placement(
+        device="cuda" if on_gpu else "cpu",
         cpus_per_worker=resources.cpus_per_trial,
         gpus_per_worker=resources.gpus_per_trial,
         num_threads=resources.num_threads,
+        dtype=_dtype(resources, machines),
+        tf32=resources.tf32,
         # What fits a CPU is written in milliseconds; a large model on a GPU takes seconds.
-        checkpoint_seconds=60 if resources.gpus_per_trial else 10,
+        checkpoint_seconds=60 if on_gpu else 10,
     )
+    gangs = _gangs(resources, machines)
+    for num_workers, gpus in gangs:
+        for stage in _stages(resources, num_workers, base.dtype):
+            sized = replace(base, num_workers=num_workers, gpus_per_worker=gpus, zero_stage=stage)
+            yield from _chunked(replace(sized, offload=resources.offload is True), resources)
+    if on_gpu and gangs and resources.offload == "auto":
+        num_workers, gpus = gangs[-1]
+        for stage in (2, 3):
+            if resources.zero_stage in ("auto", stage) and base.dtype != "float64":
+                sized = replace(base, num_workers=num_workers, gpus_per_worker=gpus, zero_stage=stage, offload=True)
+                yield from _chunked(sized, resources)
+
+
+def _gangs(resources: Resources, machines: Sequence[Machine]) -> list[tuple[int, float]]:
+    """Numbers of workers to try, with the GPUs of each, fewest first."""
+    share = resources.gpus_per_trial
+    most = max(_num_workers_on(machine, resources) for machine in machines)
+    if resources.workers_per_trial != "auto":
+        return [(resources.workers_per_trial, share)] if resources.workers_per_trial <= most else []
+    if not share or not most:
+        return [(1, share)] if most else []
+    if resources.max_gpus_per_trial != "auto":
+        most = min(most, resources.max_gpus_per_trial)
+    powers = [2**i for i in range(1, most.bit_length()) if 2**i < most]
+    several = [(num, 1.0) for num in (*powers, most) if num > 1]
+    return [(1, share), *([(1, 1.0)] if share < 1 else []), *several]
+
+
+def _num_workers_on(machine: Machine, resources: Resources) -> int:
+    """How many workers of one trial a machine holds: on GPUs, each has one of its own."""
+    num = math.floor(machine.num_cpus / resources.cpus_per_trial)
+    return min(num, math.floor(machine.num_gpus)) if resources.gpus_per_trial else num
+
+
+def _stages(resources: Resources, num_workers: int, dtype: Dtype) -> tuple[int | None, ...]:
+    if resources.zero_stage != "auto":
+        return (None if resources.zero_stage == "none" else resources.zero_stage,)
+    if resources.offload is True:
+        return (2, 3)
+    return (None, 1, 2, 3) if num_workers > 1 and resources.gpus_per_trial and dtype != "float64" else (None,)
+
+
+def _chunked(placement: Placement, resources: Resources) -> Iterator[Placement]:
+    sizes = (
+        [CHUNK_TOKENS >> i for i in range((CHUNK_TOKENS // SMALLEST_CHUNK_TOKENS).bit_length())]
+        if resources.chunk_tokens == "auto"
+        else [resources.chunk_tokens]
+    )
+    if resources.recompute in ("auto", False):
+        yield replace(placement, chunk_tokens=sizes[0], recompute=False)
+    if resources.recompute in ("auto", True):
+        for size in sizes:
+            yield replace(placement, chunk_tokens=size, recompute=True)
+
+
+def _dtype(resources: Resources, machines: Sequence[Machine]) -> Dtype:
+    """bfloat16 where every GPU has it."""
+    if resources.dtype != "auto":
+        return resources.dtype
+    if not resources.gpus_per_trial:
+        return "float32"
+    devices = [find_device(machine.gpu) for machine in machines if machine.num_gpus]
+    return "bfloat16" if all(device is None or device.bfloat16 for device in devices) else "float32"
+
+
+def _room(placement: Placement, resources: Resources, machines: Sequence[Machine]) -> float:
+    """Bytes that each worker may use: of its GPU, or its share of the machine that has the least for each CPU."""
+    if resources.memory_gib_per_worker != "auto":
+        return resources.memory_gib_per_worker * GIB
+    if placement.device == "cuda":
+        return DEVICE_FILL * placement.gpus_per_worker * min(_gpu_bytes(m) for m in machines if m.num_gpus)
+    return HOST_FILL * min(m.memory_bytes / m.num_cpus for m in machines if m.num_cpus) * placement.cpus_per_worker
+
+
+def _gpu_bytes(machine: Machine) -> int:
+    device = find_device(machine.gpu)
+    if device is None:
+        raise ValueError(
+            f"resources.memory_gib_per_worker is auto, and the memory of GPU {machine.gpu!r} is not known: "
+            "give it in GiB"
+        )
+    return device.memory_bytes
+
+
+def _words(placement: Placement) -> str:
+    stage = "plain torch" if placement.zero_stage is None else f"ZeRO {placement.zero_stage}"
+    return f"{stage}{' and offload' if placement.offload else ''}"

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cluster.status import SweepStatus
 from sweeps.plan import LeftOut, Plan, PlannedCell
-from trainer.data import SideStatistics
+from trainer.data import DataManifest, Origin, SideStatistics
 from trainer.prepare import Prepared
 from trainer.trial import TrialState, format_flops
 
@@ -98,12 +98,23 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
 
 def data_facts(prepared: Prepared) -> list[tuple[str, str]]:
     """The manifest and the models, labelled."""
-    manifest = prepared.manifest
-    return [
-        ("source", " ".join(filter(None, (manifest.source.source, manifest.source.name)))),
+    manifest, statistics = prepared.manifest, prepared.statistics
+    source = manifest.source
+    facts = [
+        ("source", " + ".join(_origin_words(origin) for origin in source.origins)),
         ("manifest", manifest.hash),
         ("pairs", ", ".join(f"{number:,} {split}" for split, number in manifest.num_pairs.items())),
-        ("tokens", f"{prepared.statistics.tokens_per_pair:.1f} a pair, as trained on"),
+        ("tokens", f"{statistics.tokens_per_pair:.1f} a pair, as trained on"),
+    ]
+    if source.weights:
+        facts.append(("epoch", f"{manifest.pairs_per_epoch:,} pairs, until the most repeated source begins again"))
+    prefixes = {"query": source.query_prefix, "positive": source.positive_prefix}
+    facts += [(f"{side} prefix", repr(prefix)) for side, prefix in prefixes.items() if prefix]
+    if source.num_negatives:
+        words = f"{manifest.num_negatives:,}, up to {source.num_negatives} a pair"
+        facts.append(("negatives", f"{words}, {statistics.negative_tokens_per_pair:.1f} tokens a pair"))
+    return [
+        *facts,
         ("split", manifest.split_rule),
         ("left out", ", ".join(f"{number:,} {reason}" for reason, number in manifest.dropped.items()) or "nothing"),
         ("packages", f"{len(manifest.versions)} (isoflop data --json lists them)" if manifest.versions else "none"),
@@ -112,14 +123,41 @@ def data_facts(prepared: Prepared) -> list[tuple[str, str]]:
 
 
 def data_view(prepared: Prepared) -> RenderableType:
-    """The manifest, the models, and how long the texts are."""
+    """The manifest, the models, what each source gave, and how long the texts are."""
     statistics = prepared.statistics
+    parts: list[RenderableType] = [_facts(data_facts(prepared)), Text("")]
+    if prepared.manifest.source.sources:
+        parts += [_origins_table(prepared.manifest), Text("")]
     lengths = _table(
         f"tokens a text, cut to {statistics.max_length}", "side", "mean", "10 %", "50 %", "90 %", "99 %", "cut"
     )
-    for side, of in (("query", statistics.query), ("positive", statistics.positive)):
-        lengths.add_row(side, *_length_words(of))
-    return Group(_facts(data_facts(prepared)), Text(""), lengths)
+    histogram = _table("share of whole texts by tokens, from", "side", *statistics.query.histogram)
+    for side, of in (("query", statistics.query), ("positive", statistics.positive), ("negative", statistics.negative)):
+        if of:
+            lengths.add_row(side, *_length_words(of))
+            histogram.add_row(side, *(f"{share:.1%}" for share in of.histogram.values()))
+    return Group(*parts, lengths, Text(""), histogram)
+
+
+def _origins_table(manifest: DataManifest) -> Table:
+    table = _table("sources", "source", "weight", *manifest.num_pairs, "seen an epoch", "left out", "content")
+    total = manifest.pairs_per_epoch
+    weights = manifest.source.weights
+    for number, facts in enumerate(manifest.origins):
+        drawn = total * weights[number] / sum(weights) if weights else facts.num_pairs["train"]
+        table.add_row(
+            _origin_words(facts.origin),
+            str(facts.origin.weight or ""),
+            *(f"{pairs:,}" for pairs in facts.num_pairs.values()),
+            f"{drawn / facts.num_pairs['train']:.0%}" if facts.num_pairs["train"] else "",
+            f"{sum(facts.dropped.values()):,}",
+            facts.content[:16],
+        )
+    return table
+
+
+def _origin_words(origin: Origin) -> str:
+    return " ".join(filter(None, (origin.source, origin.name)))
 
 
 def status_view(status: SweepStatus) -> RenderableType:
@@ -200,7 +238,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Table:
 def _table(title: str, *headings: str) -> Table:
     """A plain table, words on the left and numbers on the right."""
     table = Table(title=title or None, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
-    words = {"model", "method", "why", "side"}
+    words = {"model", "method", "why", "side", "source"}
     for heading in headings:
         table.add_column(heading, justify="left" if heading in words else "right", no_wrap=heading != "why")
     return table

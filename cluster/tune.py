@@ -25,14 +25,16 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from cluster.actor import TRAIN, Assignment, Trial, failed
-from cluster.placement import place
+from cluster.placement import Machine, largest_step_tokens, place
 from cluster.progress import Report, SweepProgress, Tracker
 from sweeps.plan import Study
 from sweeps.search import Agenda, Finished
 from sweeps.spec import Resources
 from sweeps.store import Store, StoreError
+from sweeps.weights import drop_worse_weights
+from trainer.memory import StepLoad
 from trainer.prepare import Prepared
-from trainer.trial import TrialFiles, TrialSpec, TrialState
+from trainer.trial import Placement, TrialFiles, TrialSpec, TrialState
 
 DEATHS = 5
 """Deaths of a trial's process in a row, without progress between, after which it is FAILED: it would never end."""
@@ -74,6 +76,9 @@ def run(
         search.look_again()
     if search.stopper.halted:
         raise ValueError(search.stopper.halted)
+    if resources.keep_weights == "best":
+        # A trial's process that was killed between its row and its tidying has left a worse one's weights.
+        drop_worse_weights(store)
     progress = search.tracker.snapshot()
     on_progress(progress)
     assert search.stopper.signal or progress.num_rows == progress.num_trials, "Tune ended before the sweep did"
@@ -120,6 +125,9 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         self.stopper = _Stopper()
         self.last_errors: dict[str, str] = {}
         self._prepared, self._store, self._resources, self._train = prepared, store, resources, train
+        machines = _machines()
+        # All at once: what fits nowhere is refused before anything is trained.
+        self._placements = {study.key: place(_load(study, prepared), resources, machines) for study in studies}
         self._asked: dict[str, tuple[Study, Assignment]] = {}
         self._reached: dict[str, int] = {}
         self._reached_at_death: dict[str, int] = {}
@@ -131,7 +139,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         running = {(study.key, assignment.spec.number) for study, assignment in self._asked.values()}
         study, number = next(self.agenda.ready(running), (None, 0))
         if study is not None:
-            assignment = self._assignment(self.agenda.trial(study, number))
+            assignment = self._assignment(self.agenda.trial(study, number), self._placements[study.key])
             self._asked[trial_id] = study, assignment
             return {"assignment": assignment}
         # One that runs may yet die too often and be asked again.
@@ -165,17 +173,21 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("a sweep is resumed from its store, never from Tune's state")
 
-    def _assignment(self, spec: TrialSpec) -> Assignment:
+    def _assignment(self, spec: TrialSpec, placement: Placement) -> Assignment:
         model = self._prepared.models[spec.model]
         return Assignment(
             spec=spec,
             shape=model.shape,
-            placement=place(spec, self._resources),
+            placement=placement,
             files=TrialFiles(
-                tokens=model.tokens, model=model.path, checkpoints=str(self._store.checkpoints(spec.trial_id))
+                tokens=model.tokens,
+                model=model.path,
+                checkpoints=str(self._store.checkpoints(spec.trial_id)),
+                weights="" if self._resources.keep_weights == "none" else str(self._store.weights(spec.trial_id)),
             ),
             store=self._store.root,
             max_attempts=self._resources.max_attempts,
+            keep_weights=self._resources.keep_weights,
             train=self._train,
         )
 
@@ -279,6 +291,37 @@ def _trial_id(trial: Any) -> str:
     return str(trial.config["assignment"].spec.trial_id)
 
 
+def _load(study: Study, prepared: Prepared) -> StepLoad:
+    """The training step of any trial of ``study``."""
+    num_negatives = prepared.manifest.source.num_negatives
+    batch_size, longest = study.fixed.batch_size, (2 + num_negatives) * study.fixed.max_length
+    return StepLoad(
+        shape=prepared.models[study.cell.model].shape,
+        method=study.cell.method,
+        batch_size=batch_size,
+        tokens=largest_step_tokens(prepared.statistics.tokens_per_pair, batch_size, longest),
+        num_negatives=num_negatives,
+    )
+
+
+def _machines() -> list[Machine]:
+    """The machines of the Ray that is there, as it sees them."""
+    machines = []
+    for node in ray.nodes():
+        has = node["Resources"]
+        if node["Alive"] and "CPU" in has:
+            gpus = [kind.removeprefix("accelerator_type:") for kind in has if kind.startswith("accelerator_type:")]
+            machines.append(
+                Machine(
+                    num_cpus=has["CPU"],
+                    memory_bytes=int(has["memory"]),
+                    num_gpus=has.get("GPU", 0),
+                    gpu=next(iter(gpus), ""),
+                )
+            )
+    return machines
+
+
 def _num_slots(resources: Resources) -> int:
     """Trials that fit beside each other into the Ray that is there."""
     has = ray.cluster_resources()
@@ -290,4 +333,4 @@ def _num_slots(resources: Resources) -> int:
         )
         there = ", ".join(f"{has.get(kind, 0):g} {kind}s" for kind in wanted)
         raise ValueError(f"{asked}, and this Ray has {there}: ask for less in the spec, or launch on a larger machine")
-    return slots
+    return max(1, slots // (1 if resources.workers_per_trial == "auto" else resources.workers_per_trial))

@@ -102,10 +102,46 @@ class _Fields(BaseModel):
         return value
 
 
-class DataFields(_Fields):
+class OriginFields(_Fields):
+    """One of several sources."""
+
     source: Annotated[str, Field(min_length=1)]
     name: str = ""
     split: Annotated[str, Field(min_length=1)] = "train"
+    weight: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+
+
+_Origin = Annotated[OriginFields, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
+
+
+class DataFields(_Fields):
+    source: Annotated[str, Field(min_length=1)] | None = None
+    name: str = ""
+    split: Annotated[str, Field(min_length=1)] = "train"
+    sources: Annotated[list[_Origin], Field(min_length=1)] | None = None
+    query_prefix: str = ""
+    positive_prefix: str = ""
+    num_negatives: Annotated[Whole, Field(ge=0, le=100)] = 0
+
+    @check(mode="after")
+    def _one_source_or_several(self) -> DataFields:
+        if self.sources is None:
+            if self.source is None:
+                raise ValueError("has no source: give 'source: nano', a file, a Hub data set, or a list of 'sources'")
+            return self
+        for field in ("source", "name", "split"):
+            if field in self.model_fields_set:
+                raise ValueError(
+                    f"has {field} {getattr(self, field)!r} beside sources: put it into the list of sources"
+                )
+        origins = [(origin.source, origin.name, origin.split) for origin in self.sources]
+        for number, origin in enumerate(origins):
+            if origin in origins[:number]:
+                raise ValueError(f"has the source {origin[0]!r} twice: give each once, with the sum of its weights")
+        unweighted = [origin.source for origin in self.sources if origin.weight is None]
+        if 0 < len(unweighted) < len(origins):
+            raise ValueError(f"has no weight for the source {unweighted[0]!r}: give all sources a weight, or none")
+        return self
 
 
 class DimensionFields(_Fields):
@@ -260,13 +296,73 @@ class LimitsFields(_Fields):
     max_epochs: Positive = 8.0
 
 
+def _auto_or(wanted: str, sound: Callable[[object], bool]) -> AfterValidator:
+    """A check for ``auto`` or what ``sound`` accepts. One sentence for both; a union would have one for each."""
+
+    def checked(value: object) -> object:
+        value = _whole(value)
+        if value != "auto" and not sound(value):
+            raise ValueError(f"is {value!r}: give auto, or {wanted}")
+        return value
+
+    return AfterValidator(checked)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_stage(value: object) -> bool:
+    return value == "none" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 3)
+
+
+_AutoOrCount = Annotated[Any, _auto_or("a whole number from 1 up", _is_count)]
+_AutoOrBool = Annotated[Any, _auto_or("true or false", lambda value: isinstance(value, bool))]
+_AutoOrAmount = Annotated[Any, _auto_or("a number above 0", _is_positive)]
+_AutoOrStage = Annotated[Any, _auto_or("none (plain torch), 0, 1, 2 or 3", _is_stage)]
+
+
 class ResourcesFields(_Fields):
     cpus_per_trial: Positive = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     num_threads: Count = 1
+    workers_per_trial: _AutoOrCount = "auto"
+    max_gpus_per_trial: _AutoOrCount = "auto"
+    memory_gib_per_worker: _AutoOrAmount = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    tf32: bool = False
+    zero_stage: _AutoOrStage = "auto"
+    offload: _AutoOrBool = "auto"
+    recompute: _AutoOrBool = "auto"
+    chunk_tokens: _AutoOrCount = "auto"
     max_concurrent_trials: Count = 64
     reuse_actors: bool = True
     max_attempts: Count = 3
+    keep_weights: Literal["none", "best", "all"] = "best"
+
+    @check(mode="after")
+    def _possible_together(self) -> ResourcesFields:
+        if self.gpus_per_trial > 1:
+            raise ValueError(
+                f"has gpus_per_trial {self.gpus_per_trial:g}: give up to 1, a worker's, and max_gpus_per_trial or "
+                "workers_per_trial for trials on several GPUs"
+            )
+        if self.workers_per_trial not in ("auto", 1) and 0 < self.gpus_per_trial < 1:
+            raise ValueError(
+                f"has workers_per_trial {self.workers_per_trial} with gpus_per_trial {self.gpus_per_trial:g}: workers "
+                "of one trial do not share a GPU, give gpus_per_trial 1"
+            )
+        if self.zero_stage == 0 and self.dtype == "bfloat16":
+            raise ValueError("has zero_stage 0 with dtype bfloat16: give stage 1 or higher, or none for plain torch")
+        if self.zero_stage not in ("auto", "none") and self.dtype == "float64":
+            raise ValueError("has dtype float64 with a zero_stage: DeepSpeed has no float64, give zero_stage none")
+        if self.offload is True and self.zero_stage in ("none", 0):
+            raise ValueError(f"has offload with zero_stage {self.zero_stage}: give zero_stage 1, 2 or 3")
+        return self
 
 
 class SpecFields(_Fields):

@@ -36,8 +36,12 @@ class DataFacts:
 
     num_train_pairs: int | None
     tokens_per_pair: float
-    """Mean real tokens of a query and its positive, each cut to ``max_length``."""
+    """Mean real tokens of a query, its positive and its hard negatives, each cut to ``max_length``."""
     measured: bool
+    pairs_per_epoch: int | None = None
+    """Pairs until one comes again, where that is less than all: sources are mixed by weight, and one is repeated
+    sooner than the others.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,7 +218,8 @@ def _plan_cell(
     tokens = num_tokens(cell.budget_flops, counts, cell.method)
     pairs = int(tokens / facts.tokens_per_pair)
     steps = pairs // spec.fixed.batch_size
-    epochs = None if facts.num_train_pairs is None else pairs / facts.num_train_pairs
+    once = facts.pairs_per_epoch or facts.num_train_pairs
+    epochs = None if once is None else pairs / once
     subject = f"{_short(cell.model)} at {_exact(cell.budget_flops)} FLOPs"
     if steps < spec.limits.min_steps:
         words = f"{steps} step{'' if steps == 1 else 's'}"

@@ -17,20 +17,51 @@ from typing import Any, Literal
 from sweeps import border, yaml12
 from sweeps.sentences import nearest
 from trainer.ladder import LADDERS, ModelShape
-from trainer.trial import Evaluation, Hyperparameters, Method, Pooling, method_from
+from trainer.trial import Dtype, Evaluation, Hyperparameters, Method, Pooling, method_from
 
 Unit = Literal["absolute", "pretraining"]
 Sampler = Literal["tpe", "random", "qmc"]
+Auto = Literal["auto"]
+"""The placement decides."""
+KeepWeights = Literal["none", "best", "all"]
+"""``best``: of the complete trials so far, the one of least loss at each budget and method, over all models."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OriginSpec:
+    """One of several sources of pairs."""
+
+    source: str
+    name: str = ""
+    split: str = "train"
+    weight: int = 0
+    """Its share against the other weights; 0 in all of them draws every pair equally often."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSpec:
-    """Which pairs: ``nano``, a JSONL or Parquet file, or a Hub data set."""
+    """Which pairs: ``nano``, a JSONL or Parquet file, or a Hub data set; or several of them."""
 
-    source: str
+    source: str = ""
+    """Empty where there are several ``sources``."""
     name: str = ""
     """The Hub data set's configuration, where it has several."""
     split: str = "train"
+    sources: tuple[OriginSpec, ...] = ()
+    query_prefix: str = ""
+    """Stands before every query."""
+    positive_prefix: str = ""
+    """Stands before every positive and every hard negative."""
+    num_negatives: int = 0
+    """Hard negatives of each pair that are trained with, at most."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As the border takes them: one source or several, and of the rest what is set."""
+        fields = asdict(self)
+        sources = [{k: v for k, v in origin.items() if k != "weight" or v} for origin in fields.pop("sources")]
+        single = {name: fields.pop(name) for name in ("source", "name", "split")}
+        return ({"sources": sources} if sources else single) | {name: value for name, value in fields.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,12 +190,29 @@ class Resources:
     """What the machines give. Never part of a trial's identity, so it may change from one launch to the next."""
 
     cpus_per_trial: float
+    """Of each worker, where a trial has several; so, too, ``gpus_per_trial`` and ``num_threads``."""
     gpus_per_trial: float
+    """Up to 1: a share of a GPU, or a whole one."""
     num_threads: int
+    workers_per_trial: int | Auto
+    """Processes that share each step of a trial, on one machine."""
+    max_gpus_per_trial: int | Auto
+    """The most that a trial takes which does not fit one GPU; the largest machine's where ``auto``."""
+    memory_gib_per_worker: float | Auto
+    """Of a worker's GPU, or of its machine where it has none."""
+    dtype: Dtype | Auto
+    tf32: bool
+    zero_stage: int | Literal["none"] | Auto
+    """``none`` is plain torch."""
+    offload: bool | Auto
+    recompute: bool | Auto
+    chunk_tokens: int | Auto
     max_concurrent_trials: int
     reuse_actors: bool
     max_attempts: int
     """Errors of a trial's own code until it is recorded as FAILED."""
+    keep_weights: KeepWeights
+    """Which trained weights stay in the store. Room on a disk: it changes nothing that is tried or measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,6 +248,7 @@ class SweepSpec:
 
     def _fields(self) -> dict[str, Any]:
         fields = asdict(self)
+        fields["data"] = self.data.fields
         fields["models"] = list(self.models)
         fields["budgets_flops"] = list(self.budgets_flops)
         fields["methods"] = [
@@ -283,7 +332,7 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
             )
     return SweepSpec(
         name=fields.name,
-        data=DataSpec(**fields.data.model_dump()),
+        data=_data(fields.data),
         models=_members(fields.models),
         methods=methods,
         budgets_flops=tuple(fields.budgets_flops),
@@ -294,6 +343,13 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
         resources=Resources(**fields.resources.model_dump()),
         seed=fields.seed,
     )
+
+
+def _data(fields: border.DataFields) -> DataSpec:
+    given = fields.model_dump(exclude={"source", "sources"})
+    origins = (origin.model_dump() for origin in fields.sources or ())
+    sources = tuple(OriginSpec(**{**origin, "weight": origin["weight"] or 0}) for origin in origins)
+    return DataSpec(source=fields.source or "", sources=sources, **given)
 
 
 def _members(names: Sequence[str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
     trials/<trial_id>.parquet        how a trial ended: one row (``sweeps/columns.py``)
     curves/<trial_id>.parquet        its loss, learning rate and gradient norm over the steps
     checkpoints/<trial_id>/          what an unfinished trial goes on from
+    weights/<trial_id>/              what a trial has trained, where the spec keeps it (``sweeps/weights.py``)
     compact/trials.parquet           copies of many rows in one file, made when rows are read: only for speed
 
 Knows files, and which of them belong together. A file is written under a temporary name, flushed and renamed, so
@@ -162,6 +163,21 @@ class Store:
     def remove_checkpoints(self, trial_id: str) -> None:
         """What a recorded trial no longer needs; nothing happens where there is nothing."""
         shutil.rmtree(self.checkpoints(trial_id), ignore_errors=True)
+
+    def weights(self, trial_id: str) -> Path:
+        """The folder for what a trial has trained; it need not exist."""
+        return self.root / "weights" / _safe(trial_id)
+
+    def trials_with_weights(self) -> frozenset[str]:
+        """The trials whose weights are there, recorded or not."""
+        folder = self.root / "weights"
+        if not folder.is_dir():
+            return frozenset()
+        return frozenset(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+    def remove_weights(self, trial_id: str) -> None:
+        """Nothing happens where there is nothing, or where another process removes the same."""
+        shutil.rmtree(self.weights(trial_id), ignore_errors=True)
 
     def _file(self, kind: str, trial_id: str) -> Path:
         return self.root / kind / f"{_safe(trial_id)}.parquet"

@@ -13,7 +13,7 @@ import isoflop
 from sweeps.store import Store
 from tests.cluster.sweep import NUM_TRIALS, SPEC, filled_store, make_world
 
-VERBS = ("data", "plan", "launch", "resume", "status", "recommend", "report")
+VERBS = ("data", "plan", "launch", "resume", "status", "recommend", "report", "export")
 HEAVY = {"torch", "ray", "optuna", "transformers", "datasets", "peft", "deepspeed", "mteb"}
 
 
@@ -178,7 +178,12 @@ def test_status_of_a_sweep_that_died_says_how_to_go_on(ask, store: Store) -> Non
 
 def test_plan_tells_every_cell_and_what_it_assumes(ask) -> None:  # type: ignore[no-untyped-def]
     planned = json.loads(ask("plan", "pythia", "--json").out)
-    assert planned["facts"] == {"num_train_pairs": None, "tokens_per_pair": 78.0, "measured": False}
+    assert planned["facts"] == {
+        "num_train_pairs": None,
+        "tokens_per_pair": 78.0,
+        "measured": False,
+        "pairs_per_epoch": None,
+    }
     assert planned["total"]["num_cells"] == len(planned["cells"]) > 0
     assert planned["total"]["flops"] == sum(cell["flops"] for cell in planned["cells"])
     assert all(out["reason"] for out in planned["left_out"])
@@ -193,6 +198,15 @@ def test_recommend_and_report_answer_from_the_store_alone(ask, store: Store, tmp
     page = Path(json.loads(ask("report", "fake", "--json").out)["report"])
     assert page == (store.root / "report" / "index.html").resolve()
     assert "fake" in page.read_text()
+
+
+def test_export_refuses_before_anything_is_loaded(ask, store: Store) -> None:  # type: ignore[no-untyped-def]
+    refused(ask("export", "fake", "--out", "model"), "no complete trial with weights", "resources.keep_weights")
+    trial, *_ = sorted(store.trial_ids())
+    refused(ask("export", "fake", "--trial", trial, "--out", "model"), trial, "has no weights")
+    refused(ask("export", "fake", "--trial", trial[:3], "--out", "model"), trial[:3], "may be", "more characters")
+    refused(ask("export", "fake", "--trial", "none", "--out", "model"), "'none'", "no row")
+    refused(ask("export", "nowhere", "--out", "model"), "nowhere")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)])

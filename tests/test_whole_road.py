@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -70,6 +71,15 @@ def isoflop(environment: dict[str, str], *words: str) -> subprocess.CompletedPro
     )
 
 
+def similarities(model: Path) -> np.ndarray:
+    """Of some texts with themselves: what ``SentenceTransformer`` loads from the folder alone."""
+    from sentence_transformers import SentenceTransformer
+
+    loaded = SentenceTransformer(str(model), device="cpu", local_files_only=True)
+    texts = [text for pair in make_pairs(5, seed=3) for text in pair]
+    return loaded.similarity(loaded.encode_query(texts), loaded.encode_document(texts)).numpy()
+
+
 def rows(store: Path) -> pd.DataFrame:
     """What must not depend on interruptions, in a fixed order."""
     columns = ["trial_id", "state", "learning_rate", "temperature", "weight_decay", "loss", "steps", "booked_flops"]
@@ -100,6 +110,16 @@ def test_a_hub_model_and_a_file_of_pairs_become_rows_a_recommendation_and_a_repo
     assert found["model"] == MODEL
     status = json.loads(isoflop(road, "status", str(store), "--json").stdout)
     assert status["num_trials"] == 8
+
+    exported = isoflop(road, "export", str(store), "--out", str(folder / "model"))
+    assert exported.returncode == 0, exported.stderr
+    best = table.loc[table["loss"].idxmin()]
+    assert best["trial_id"] in exported.stdout and f"{best['loss']:.4f}" in exported.stdout
+    card = (folder / "model" / "README.md").read_text()
+    assert f'base_model: "{MODEL}"' in card and best["trial_id"] in card
+    assert similarities(folder / "model").diagonal().min() > 0.99
+    refused = isoflop(road, "export", str(store), "--out", str(folder / "model"))
+    assert refused.returncode == 2 and "not empty" in refused.stderr
 
     again = isoflop(road, "launch", str(folder / "spec.yaml"), "--store", str(store))
     assert again.returncode == 0, again.stderr

@@ -1,16 +1,20 @@
 """``python -m trainer``: one trial from flags, on this machine, for debugging. Prints the result as JSON.
 
-Prepares what is missing, trains, and keeps nothing but the checkpoints it is told to keep. Never writes a store.
+Prepares what is missing, trains, and keeps nothing but the checkpoints and the export it is told to keep. Never writes
+a store. SIGTERM and Ctrl-C end it at the next step with a checkpoint and exit status 75.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
+import threading
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,24 +24,34 @@ from trainer.prepare import default_cache, prepare
 from trainer.trial import (
     METHODS,
     CurvePoint,
+    Dtype,
     Evaluation,
     Hyperparameters,
     Placement,
+    Stopped,
     TrialFiles,
     TrialResult,
     TrialSpec,
+    TrialState,
     method_from,
 )
 
+STOPPED = 75
+"""Exit status of a trial that was told to stop: ``EX_TEMPFAIL`` of sysexits.h, start it again and it goes on."""
+
 
 def main() -> int:
-    """Run the trial that the flags describe. Exit status 2 on bad input, with one sentence."""
+    """Run the trial that the flags describe. Exit status 2 on bad input, with one sentence; 75 when stopped."""
     flags = _parser().parse_args()
     try:
         result = _run(flags)
     except ValueError as error:
         print(f"trainer: {error}", file=sys.stderr)
         return 2
+    except Stopped:
+        kept = f"go on with --checkpoints {flags.checkpoints}" if flags.checkpoints else "nothing was told to be kept"
+        print(f"trainer: stopped; {kept}", file=sys.stderr)
+        return STOPPED
     record = asdict(result)
     del record["curve"]
     print(json.dumps({"trial_id": result.spec.trial_id, **record}, indent=2))
@@ -63,10 +77,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-pairs", type=int, default=1024, help="held-out pairs that give the loss")
     parser.add_argument("--num-candidates", type=int, default=256, help="positives a held-out query is compared with")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=1, help="processes of this machine that share each step")
+    parser.add_argument("--zero-stage", type=int, help="train with DeepSpeed at this ZeRO stage (default: plain torch)")
+    parser.add_argument("--offload", action="store_true", help="under ZeRO, keep the optimizer in the host's memory")
+    parser.add_argument("--dtype", default="float32", choices=get_args(Dtype), help="what is computed in")
+    parser.add_argument("--tf32", action="store_true", help="let float32 matrix products on a GPU round to TF32")
     parser.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
     parser.add_argument("--chunk-tokens", type=int, default=16384, help="tokens encoded at a time")
     parser.add_argument("--checkpoints", type=Path, help="folder to keep checkpoints in and to resume from")
     parser.add_argument("--checkpoint-seconds", type=float, default=60)
+    parser.add_argument("--export", type=Path, metavar="DIR", help="write the model here, for sentence-transformers")
     return parser
 
 
@@ -111,22 +132,49 @@ def _run(flags: argparse.Namespace) -> TrialResult:
             number=0,
         )
         placement = Placement(
+            device=flags.device,
+            num_workers=flags.workers,
+            zero_stage=flags.zero_stage,
+            offload=flags.offload,
+            dtype=flags.dtype,
+            tf32=flags.tf32,
             chunk_tokens=flags.chunk_tokens,
             recompute=flags.recompute,
             checkpoint_seconds=flags.checkpoint_seconds,
         )
 
+        told_to_stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: told_to_stop.set())
+
         def report(point: CurvePoint) -> None:
             bars.update(bar, completed=point.spent_flops, note=f"step {point.step}, loss {point.train_loss:.3f}")
+            if told_to_stop.is_set():
+                raise Stopped
 
         # Imported late: `--help` need not wait for torch.
+        from trainer.export import export
         from trainer.loop import train
 
         bars.update(bar, description=spec.trial_id, completed=0, total=spec.budget_flops)
         with tempfile.TemporaryDirectory() as scratch:
-            checkpoints = str(flags.checkpoints or scratch)
-            files = TrialFiles(tokens=model.tokens, model=model.path, checkpoints=checkpoints)
-            return train(spec, placement, files, report)
+            files = TrialFiles(
+                tokens=model.tokens,
+                model=model.path,
+                checkpoints=str(flags.checkpoints or Path(scratch) / "checkpoints"),
+                weights=str(Path(scratch) / "weights") if flags.export else "",
+            )
+            result = train(spec, placement, files, report)
+            if flags.export and result.state is TrialState.COMPLETE:
+                export(
+                    flags.export,
+                    result=result,
+                    weights=Path(files.weights),
+                    base=Path(model.path),
+                    manifest=prepared.manifest,
+                    cache=default_cache(),
+                )
+            return result
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trainer.ladder import ModelShape
@@ -28,10 +28,11 @@ class Anatomy:
 
 
 def anatomy(backbone: PreTrainedModel) -> Anatomy:
-    """The parts of any decoder that ``AutoModel`` builds.
+    """The parts of any dense decoder that ``AutoModel`` builds.
 
     A block is an element of the one module list that has as many elements as the configuration has layers; embeddings
-    are those outside it; the rest is after the last block. Raises ``ValueError`` for what is no such decoder.
+    are those outside it; what is left is the norm after the last block. Raises ``ValueError`` for what is no such
+    decoder: its parameters or FLOPs could not be counted.
     """
     num_layers = getattr(backbone.config, "num_hidden_layers", 0)
     modules = dict(backbone.named_modules())
@@ -45,11 +46,30 @@ def anatomy(backbone: PreTrainedModel) -> Anatomy:
             f"model {_name(backbone)!r} has blocks of different sizes: choose a decoder whose blocks are alike"
         )
     blocks = tuple(f"{stacks[0]}.{i}" for i in range(num_layers))
-    return Anatomy(
+    parts = Anatomy(
         embeddings=tuple(n for n, m in modules.items() if isinstance(m, nn.Embedding) and not inside(n, blocks)),
         blocks=blocks,
         linears=tuple(n for n, m in modules.items() if isinstance(m, nn.Linear | Conv1D) and inside(n, blocks)),
     )
+    _refuse_other_parts(backbone, parts)
+    return parts
+
+
+def _refuse_other_parts(backbone: PreTrainedModel, parts: Anatomy) -> None:
+    matrices = {n.rpartition(".")[0]: n for n, p in backbone.named_parameters() if p.ndim > 1}
+    strange = [n for owner, n in matrices.items() if inside(n, parts.blocks) and not inside(owner, parts.linears)]
+    if strange:
+        raise ValueError(
+            f"model {_name(backbone)!r} has weights in its blocks that belong to no linear layer ({strange[0]}): "
+            "choose a dense decoder"
+        )
+    known = parts.blocks + parts.embeddings
+    others = {n.rpartition(".")[0] for n, _ in backbone.named_parameters() if not inside(n, known)}
+    if len(others) > 1:
+        raise ValueError(
+            f"model {_name(backbone)!r} has more outside its blocks than embeddings and a final norm "
+            f"({', '.join(sorted(others))}): choose another decoder"
+        )
 
 
 def measure_shape(name: str, backbone: PreTrainedModel, pretraining_learning_rate: float) -> ModelShape:
@@ -69,6 +89,7 @@ def measure_shape(name: str, backbone: PreTrainedModel, pretraining_learning_rat
         num_layers=len(parts.blocks),
         width=config.hidden_size,
         num_heads=config.num_attention_heads,
+        head_width=_head_width(config),
         vocab_size=config.vocab_size,
         num_params_embedding=sum(size for n, size in sizes.items() if inside(n, parts.embeddings)),
         num_params_block=sum(size for n, size in sizes.items() if inside(n, first)),
@@ -88,6 +109,12 @@ def inside(name: str, modules: Iterable[str]) -> bool:
 def is_bias(name: str) -> bool:
     """Whether a parameter is a bias: every architecture of transformers names them so."""
     return name.rsplit(".", 1)[-1] == "bias"
+
+
+def _head_width(config: PreTrainedConfig) -> int | None:
+    """Width of a head where the configuration gives one that is not its share of the decoder's width."""
+    given: int | None = getattr(config, "head_dim", None)
+    return None if given == config.hidden_size / config.num_attention_heads else given
 
 
 def _in_and_out(linear: nn.Module) -> tuple[int, int]:

@@ -19,24 +19,27 @@ from filelock import FileLock, Timeout
 _WAIT_SECONDS = 0.4
 
 
-def build_once(folder: Path, build: Callable[[Path], object]) -> None:
+def build_once(folder: Path, build: Callable[[Path], object], *, resume: bool = False) -> None:
     """Have ``build`` fill ``folder``, unless it is there. It gets an empty folder beside it, renamed when it returns.
 
-    So ``folder`` is whole or absent, whatever kills the builder; what a dead one left is thrown away. Call it under a
-    lock of ``locked``. Raises ``ValueError`` where the disk is full.
+    So ``folder`` is whole or absent, whatever kills the builder; what a dead one left is thrown away, or with
+    ``resume`` given to the next to go on with. Call it under a lock of ``locked``. Raises ``ValueError`` where the disk
+    is full.
     """
     if folder.exists():
         return
     partial = folder.with_name(f"{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=resume)
         build(partial)
         partial.rename(folder)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        shutil.rmtree(partial, ignore_errors=True)
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
         raise ValueError(
             f"the disk of the cache folder {folder.parent} is full: free some space, or set ISOFLOP_CACHE to a folder "
             "on another disk"

@@ -13,15 +13,12 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import Parameter
-from torch.optim import Optimizer
 
 KEPT = 2
 """The newest checkpoint, and the one before it in case the newest cannot be read."""
@@ -85,24 +82,6 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
         return []
     found = [(path.name.removeprefix("step-"), path) for path in folder.glob("step-*")]
     return sorted((int(step), path) for step, path in found if step.isdigit())
-
-
-def optimizer_tensors(optimizer: Optimizer, names: Mapping[Parameter, str]) -> dict[str, Tensor]:
-    """The optimizer's state as ``<parameter name>/<state name>`` tensors."""
-    return {
-        f"{name}/{key}": value for parameter, name in names.items() for key, value in optimizer.state[parameter].items()
-    }
-
-
-def restore_optimizer(optimizer: Optimizer, names: Mapping[Parameter, str], tensors: Mapping[str, Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` took, on each parameter's device."""
-    for parameter, name in names.items():
-        prefix = f"{name}/"
-        optimizer.state[parameter] = {
-            key.removeprefix(prefix): value if value.ndim == 0 else value.to(parameter.device)
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
 
 
 def _sha256(path: Path) -> str:

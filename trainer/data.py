@@ -1,39 +1,35 @@
-"""Pairs on disk: splits as Parquet, tokens as flat memory-mapped files, and the order in which a seed visits them.
+"""What is known of pairs and of their tokens, and how a trial reads them: memory-mapped, by the position in a stream.
 
-Knows texts, splits, token files and what a manifest records of them. Never knows a model, a device or a batch. Nothing
-of torch, transformers or datasets is imported here, so that a plan can read what was measured without waiting.
+Knows sources, splits, token files and what a manifest records of them. Never knows a model, a device or a batch.
+Nothing of torch, transformers, datasets or pyarrow is imported here, so that a plan can read what was measured without
+waiting.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.splits import NEAR_DUPLICATE, SHARE_HELD_OUT, SPLITS, near_duplicates, normalised, split_of
+from trainer.order import Mixture, pair_order
 
-MIN_HELD_OUT_PAIRS = 32
-"""Fewest pairs in validation and in test: a loss over less says little."""
 SIDES = ("query", "positive")
-MANIFEST, TOKENS = "manifest.json", "tokens.json"
+NEGATIVE = "negative"
+MANIFEST, TOKENS, MIXTURE = "manifest.json", "tokens.json", "mixture.json"
 
 Report = Callable[[str, int, int], None]
 """Progress for a person: the stage in words, how much is done, and of how much (0 where that is not known)."""
 
-_PAIRS_PER_REPORT = 5000
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataSource:
-    """Where pairs come from."""
+class Origin:
+    """One place that pairs come from."""
 
     source: str
     """``nano`` (the packages installed here), the path of a .jsonl, .jsonl.gz or .parquet file, or a Hub data set."""
@@ -41,19 +37,78 @@ class DataSource:
     """A Hub data set's configuration; for ``nano`` the packages to read, with commas between, all when empty."""
     split: str = "train"
     """The split of a Hub data set that is read (and divided again)."""
+    weight: int = 0
+    """Its share of a mixture, against the other weights; 0 in all of them draws every pair equally often."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSource:
+    """Where pairs come from, one source or several, and how their texts are used."""
+
+    source: str = ""
+    """As in ``Origin``, for one source; empty where there are several."""
+    name: str = ""
+    split: str = "train"
+    sources: tuple[Origin, ...] = ()
+    """Several sources; either all have weights or none has."""
+    query_prefix: str = ""
+    """Stands before every query."""
+    positive_prefix: str = ""
+    """Stands before every positive and every hard negative."""
+    num_negatives: int = 0
+    """Hard negatives that are kept of each pair for training, at most."""
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """The sources, in the order in which they are read."""
+        return self.sources or (Origin(source=self.source, name=self.name, split=self.split),)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Of the sources, in their order; empty where every pair is drawn equally often."""
+        weights = tuple(origin.weight for origin in self.origins)
+        return weights if any(weights) else ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is set beside the sources themselves, by name."""
+        names = ("weights", "query_prefix", "positive_prefix", "num_negatives")
+        return {name: value for name in names if (value := getattr(self, name))}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> DataSource:
+        """The source whose ``asdict`` this is."""
+        sources = tuple(Origin(**origin) for origin in fields.get("sources", ()))
+        return cls(**{**fields, "sources": sources})
 
 
 class Pair(NamedTuple):
-    """A query, the text it should find, and what decides its split: pairs with one key stay together."""
+    """A query, the text it should find, what decides its split (pairs with one key stay together), and texts it should
+    not find.
+    """
 
     query: str
     positive: str
     key: str
+    negatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OriginFacts:
+    """What one source gave."""
+
+    origin: Origin
+    num_pairs: dict[str, int]
+    """Pairs by split."""
+    dropped: dict[str, int]
+    """Candidates that were left out, by reason."""
+    content: str
+    """SHA-256 of the texts of its distinct pairs, in the order in which they were read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataManifest:
-    """What is known of prepared pairs. The hash covers the content alone: not the path, the time or the versions."""
+    """What is known of prepared pairs. The hash covers the content and its use alone: not path, time or versions."""
 
     source: DataSource
     fingerprint: str
@@ -64,15 +119,37 @@ class DataManifest:
     """Candidates that were left out, by reason, near-duplicates of train among them."""
     split_rule: str
     content: dict[str, str]
-    """SHA-256 of each split's texts."""
+    """SHA-256 of each split's texts, and of the hard negatives where they are kept."""
     versions: dict[str, str] = field(default_factory=dict)
     """Packages the pairs came from, by version; empty for files and Hub data sets."""
+    origins: tuple[OriginFacts, ...] = ()
+    """Each source by itself."""
+    num_negatives: int = 0
+    """Hard negatives of all train pairs together."""
 
     @property
     def hash(self) -> str:
-        """16 hex digits: the identity of the pairs and their splits."""
-        record = {"num_pairs": self.num_pairs, "split_rule": self.split_rule, "content": self.content}
+        """16 hex digits: the identity of the pairs, their splits, and what is set of their use."""
+        record: dict[str, Any] = {
+            "num_pairs": self.num_pairs,
+            "split_rule": self.split_rule,
+            "content": self.content,
+            **self.source.settings,
+        }
+        if self.mixture:
+            record["mixed_pairs"] = self.mixture.num_pairs
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """How train is drawn from its sources; ``None`` where every pair is drawn equally often."""
+        weights = self.source.weights
+        return Mixture([facts.num_pairs["train"] for facts in self.origins], weights) if weights else None
+
+    @property
+    def pairs_per_epoch(self) -> int:
+        """Train pairs until one comes a second time: all, or what the most repeated source of a mixture allows."""
+        return int(self.mixture.pairs_per_epoch) if self.mixture else self.num_pairs["train"]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -80,12 +157,16 @@ class DataManifest:
     @classmethod
     def from_json(cls, text: str) -> DataManifest:
         record = json.loads(text)
-        return cls(source=DataSource(**record.pop("source")), **record)
+        source = DataSource.from_dict(record.pop("source"))
+        origins = tuple(
+            OriginFacts(origin=Origin(**facts.pop("origin")), **facts) for facts in record.pop("origins", ())
+        )
+        return cls(source=source, origins=origins, **record)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SideStatistics:
-    """Token lengths of the queries or of the positives in the train split."""
+    """Token lengths of the queries, of the positives or of the hard negatives in the train split."""
 
     mean: float
     """Of whole texts, as the percentiles and the histogram: measured on a sample of the pairs."""
@@ -94,9 +175,9 @@ class SideStatistics:
     histogram: dict[str, float]
     """Share of texts by length, from the length that is the key up to the next key."""
     mean_at_max_length: float
-    """After truncation, over every pair."""
+    """After truncation, over every text; each source by its weight where sources have weights."""
     truncated_share: float
-    """Share of texts that lost tokens, over every pair."""
+    """Share of texts that lost tokens, over every text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,11 +187,14 @@ class TokenStatistics:
     max_length: int
     query: SideStatistics
     positive: SideStatistics
+    negative: SideStatistics | None = None
+    negative_tokens_per_pair: float = 0.0
+    """Mean real tokens of all of a pair's hard negatives together, as trained on."""
 
     @property
     def tokens_per_pair(self) -> float:
-        """Mean real tokens of a query and its positive, as trained on."""
-        return self.query.mean_at_max_length + self.positive.mean_at_max_length
+        """Mean real tokens of a query, its positive and its hard negatives, as trained on."""
+        return self.query.mean_at_max_length + self.positive.mean_at_max_length + self.negative_tokens_per_pair
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -118,47 +202,8 @@ class TokenStatistics:
     @classmethod
     def from_json(cls, text: str) -> TokenStatistics:
         record = json.loads(text)
-        sides = {side: SideStatistics(**record[side]) for side in SIDES}
-        return cls(max_length=record["max_length"], **sides)
-
-
-def write_pairs(
-    pairs: Iterable[Pair],
-    folder: Path,
-    *,
-    source: DataSource,
-    fingerprint: str,
-    dropped: Mapping[str, int],
-    split_rule: str,
-    versions: Mapping[str, str],
-    report: Report,
-) -> DataManifest:
-    """Divide pairs, take leaks out of the held-out splits, write one Parquet file a split and the manifest.
-
-    Blank texts and repeated pairs are dropped and counted. Raises ``ValueError`` where too few pairs are left.
-    """
-    counts = Counter(dropped)
-    splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
-    for number, pair in enumerate(_distinct(pairs, counts)):
-        splits[split_of(pair.key)].append(pair)
-        if number % _PAIRS_PER_REPORT == 0:
-            report("reading pairs", number, 0)
-    _remove_leaks(splits, counts, report)
-    _check_sizes(splits, source)
-    for split, rows in splits.items():
-        _write_split(folder, split, rows)
-    manifest = DataManifest(
-        source=source,
-        fingerprint=fingerprint,
-        num_pairs={split: len(rows) for split, rows in splits.items()},
-        dropped={reason: count for reason, count in sorted(counts.items()) if count},
-        split_rule=f"{split_rule}, {100 - 2 * SHARE_HELD_OUT}/{SHARE_HELD_OUT}/{SHARE_HELD_OUT} by blake2b, "
-        f"held-out positives below MinHash similarity {NEAR_DUPLICATE} to train",
-        content={split: _content(rows) for split, rows in splits.items()},
-        versions=dict(versions),
-    )
-    (folder / MANIFEST).write_text(manifest.to_json())
-    return manifest
+        sides = {side: SideStatistics(**record.pop(side)) for side in (*SIDES, NEGATIVE) if record.get(side)}
+        return cls(**{**record, **sides})
 
 
 def read_texts(folder: Path, split: str) -> tuple[list[str], list[str]]:
@@ -173,125 +218,67 @@ class TokenSplit:
     """The tokens of one split, memory-mapped: opening costs nothing, and only what is read is loaded."""
 
     def __init__(self, folder: Path, split: str) -> None:
-        self._tokens = {}
-        self._offsets = {}
-        for side in SIDES:
-            (file,) = folder.glob(f"{split}.{side}.uint*")
-            # As a plain array over the map: slicing a memmap costs far more, and it is sliced for each text.
-            self._tokens[side] = np.memmap(file, file.suffix[1:], "r").view(np.ndarray)
-            self._offsets[side] = np.load(folder / f"{split}.{side}.offsets.npy", mmap_mode="r")
-        self.num_pairs = len(self._offsets["query"]) - 1
+        self._texts = {side: _Texts(folder, f"{split}.{side}") for side in SIDES}
+        self.num_pairs = len(self._texts["query"].offsets) - 1
+        # Negatives lie one after the other; where each pair's begin stands in a file of its own.
+        firsts = folder / f"{split}.{NEGATIVE}.first.npy"
+        self._firsts = np.load(firsts, mmap_mode="r") if firsts.exists() else None
+        self._negatives = _Texts(folder, f"{split}.{NEGATIVE}") if firsts.exists() else None
+        mixture = folder / f"{split}.{MIXTURE}"
+        self._mixture = Mixture.from_json(mixture.read_text()) if mixture.exists() else None
 
     def texts(self, indices: NDArray[np.int64]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
         """Token ids of these pairs' queries and positives, one int64 array a text."""
-        queries, positives = (self._side(side, indices) for side in SIDES)
-        return queries, positives
+        return self._texts["query"].read(indices), self._texts["positive"].read(indices)
+
+    def negatives(self, indices: NDArray[np.int64]) -> list[list[NDArray[np.int64]]]:
+        """Token ids of these pairs' hard negatives, one int64 array a text; empty lists where there are none."""
+        if self._negatives is None or self._firsts is None:
+            return [[] for _ in indices]
+        spans = zip(self._firsts[indices], self._firsts[indices + 1], strict=True)
+        return [self._negatives.read(np.arange(first, end)) for first, end in spans]
 
     def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of these pairs' queries and positives, ``(len(indices), 2)``."""
-        return np.stack([self._offsets[side][indices + 1] - self._offsets[side][indices] for side in SIDES], axis=1)
+        return np.stack([self._texts[side].lengths(indices) for side in SIDES], axis=1)
 
-    def _side(self, side: str, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        tokens, offsets = self._tokens[side], self._offsets[side]
-        spans = zip(offsets[indices], offsets[indices + 1], strict=True)
-        return [tokens[start:end].astype(np.int64) for start, end in spans]
+    def order(self, seed: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which pair stands at each position of the endless stream that ``seed`` draws, ``(n,)`` in, ``(n,)`` out.
+
+        Sources without weights are one permutation over all their pairs in each epoch; sources with weights are drawn
+        by them, each in epochs of its own.
+        """
+        if self._mixture:
+            return self._mixture.order(seed, positions)
+        return pair_order(seed, self.num_pairs, positions)
+
+    def epochs(self, num_pairs: int) -> float:
+        """Passes that the first ``num_pairs`` of a stream make over the split: over its most repeated source where
+        sources have weights.
+        """
+        return self._mixture.epochs(num_pairs) if self._mixture else num_pairs / self.num_pairs
+
+
+class _Texts:
+    """Token ids of many texts in one flat file, memory-mapped, and where each begins."""
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        (file,) = folder.glob(f"{stem}.uint*")
+        # An empty file cannot be mapped. Else a plain array over the map: slicing a memmap costs far more, and it is
+        # sliced for each text.
+        empty = file.stat().st_size == 0
+        dtype = file.suffix[1:]
+        self._tokens = np.zeros(0, dtype) if empty else np.memmap(file, dtype, "r").view(np.ndarray)
+        self.offsets = np.load(folder / f"{stem}.offsets.npy", mmap_mode="r")
+
+    def read(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        spans = zip(self.offsets[indices], self.offsets[indices + 1], strict=True)
+        return [self._tokens[start:end].astype(np.int64) for start, end in spans]
+
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.asarray(self.offsets[indices + 1] - self.offsets[indices])
 
 
 def open_split(folder: Path, split: str) -> TokenSplit:
     """The tokens of ``split`` (train, validation or test) under a folder that ``trainer/tokens.py`` filled."""
     return TokenSplit(folder, split)
-
-
-def pair_order(seed: int, num_pairs: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which pair stands at each position of an endless stream that visits every pair once in each epoch.
-
-    Position ``p`` belongs to epoch ``p // num_pairs``; inside it the order is a keyed permutation: a Feistel network
-    over the next power of four, walked until it falls inside (Black and Rogaway 2002). Constant memory, and the state
-    to resume from is the position alone. ``(n,)`` in, ``(n,)`` out, each in ``[0, num_pairs)``.
-    """
-    epochs, inside = np.divmod(positions.astype(np.uint64), np.uint64(num_pairs))
-    half = np.uint64(max(1, ((num_pairs - 1).bit_length() + 1) // 2))
-    keys = _mix(_mix(np.full(len(epochs), seed % 2**64, np.uint64)) ^ epochs)
-    order = _feistel(inside, half, keys)
-    while len(outside := np.flatnonzero(order >= num_pairs)):
-        order[outside] = _feistel(order[outside], half, keys[outside])
-    return order.astype(np.int64)
-
-
-def _feistel(values: NDArray[np.uint64], half: np.uint64, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
-    for turn in range(6):
-        left, right = right, left ^ (_mix(right ^ (keys + np.uint64(turn))) & mask)
-    return (left << half) | right
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64: every bit of the output depends on every bit of the input."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _distinct(pairs: Iterable[Pair], counts: Counter[str]) -> Iterator[Pair]:
-    seen: set[bytes] = set()
-    for pair in pairs:
-        query, positive = normalised(pair.query), normalised(pair.positive)
-        if not query or not positive:
-            counts["blank text"] += 1
-            continue
-        digest = hashlib.blake2b(f"{query}\n{positive}".encode(), digest_size=12).digest()
-        if digest in seen:
-            counts["pair repeated"] += 1
-            continue
-        seen.add(digest)
-        yield pair
-
-
-def _remove_leaks(splits: dict[str, list[Pair]], counts: Counter[str], report: Report) -> None:
-    leaks = iter(
-        near_duplicates(
-            [pair.positive for pair in splits["train"]],
-            [pair.positive for split in SPLITS[1:] for pair in splits[split]],
-            lambda done, total: report("looking for leaks from train into validation and test", done, total),
-        )
-    )
-    for split in SPLITS[1:]:
-        kept = [pair for pair in splits[split] if not next(leaks)]
-        counts[f"near-duplicate of train in {split}"] += len(splits[split]) - len(kept)
-        splits[split] = kept
-
-
-def _check_sizes(splits: Mapping[str, Sequence[Pair]], source: DataSource) -> None:
-    num_pairs = sum(map(len, splits.values()))
-    if num_pairs == 0:
-        raise ValueError(f"data source {source.source!r} holds no pairs: give a file or data set with pairs in it")
-    smallest = min(len(rows) for rows in splits.values())
-    if smallest < MIN_HELD_OUT_PAIRS:
-        sizes = ", ".join(f"{len(rows)} for {split}" for split, rows in splits.items())
-        needed = 1.25 * MIN_HELD_OUT_PAIRS * 100 / SHARE_HELD_OUT
-        if num_pairs > needed:
-            needed = num_pairs * MIN_HELD_OUT_PAIRS / max(1, smallest)
-        raise ValueError(
-            f"data source {source.source!r} has {num_pairs} different pairs, {sizes}, but each part needs "
-            f"{MIN_HELD_OUT_PAIRS}: give about {ceil(needed / 100) * 100} pairs or more"
-        )
-
-
-def _write_split(folder: Path, split: str, rows: Sequence[Pair]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = zip(Pair._fields, zip(*rows, strict=True), strict=True)
-    pq.write_table(pa.table({name: list(values) for name, values in columns}), folder / f"{split}.parquet")
-
-
-def _content(rows: Sequence[Pair]) -> str:
-    digest = hashlib.sha256()
-    for pair in rows:
-        for text in pair[:2]:
-            data = text.encode()
-            digest.update(len(data).to_bytes(8, "big"))
-            digest.update(data)
-    return digest.hexdigest()

@@ -17,19 +17,11 @@ from pathlib import Path
 
 import torch
 
+from trainer.devices import find_device
 from trainer.trial import Environment, Placement
 
 PACKAGES = ("isoflop", "torch", "transformers", "tokenizers", "peft", "numpy")
 """Packages whose version can change a loss."""
-
-# Dense bf16 peak in FLOPs a second, from the vendors' data sheets.
-DEVICE_PEAK_FLOPS = {
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "L4": 121e12,
-    "L40S": 362e12,
-}
 
 
 def environment(placement: Placement) -> Environment:
@@ -51,9 +43,9 @@ def peak_flops(placement: Placement) -> float | None:
     """The device's peak over all workers in FLOPs a second, ``None`` where it is not known (every CPU)."""
     if placement.device == "cpu":
         return None
-    words = device_name(placement).split()
-    known = [peak for name, peak in DEVICE_PEAK_FLOPS.items() if name in words]
-    return known[0] * placement.num_workers if known else None
+    device = find_device(device_name(placement))
+    peak = device.peak_flops(placement.dtype, tf32=placement.tf32) if device else None
+    return peak * placement.num_workers if peak else None
 
 
 def peak_memory_bytes(placement: Placement) -> int:

@@ -1,6 +1,6 @@
 """Held-out metrics: the calibrated contrastive loss that is searched and fitted, and ranking metrics beside it.
 
-Knows embeddings of held-out pairs and a training temperature. Never knows how the model was trained.
+Knows which pairs are held out, their embeddings and a training temperature. Never knows how the model was trained.
 
 Shapes: S candidate sets, K pairs in each, D embedding width.
 """
@@ -16,10 +16,30 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 from torch import Tensor
 
-from trainer.trial import Metrics
+from trainer.data import TokenSplit
+from trainer.trial import Metrics, TrialSpec
 
+HELD_OUT_ORDER_SEED = 0
+"""Every trial of every sweep on the same data is evaluated on the same pairs in the same candidate sets."""
 SCALE_BOUNDS = (0.5, 1000.0)
 """Logit scales searched. The cap matters where every positive ranks first: the loss then falls without end."""
+
+
+def held_out_texts(split: TokenSplit, spec: TrialSpec) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Queries and positives, as token ids, of the pairs that give a trial its loss, in whole candidate sets.
+
+    Raises ``ValueError`` where the split holds less than one candidate set.
+    """
+    num_candidates = spec.evaluation.num_candidates
+    num_pairs = min(spec.evaluation.num_pairs, split.num_pairs) // num_candidates * num_candidates
+    if num_pairs == 0:
+        raise ValueError(
+            f"evaluation.num_candidates is {num_candidates}, but there are {split.num_pairs} held-out pairs (of which "
+            f"evaluation.num_pairs uses up to {spec.evaluation.num_pairs}): choose fewer candidates or give more data"
+        )
+    texts = split.texts(split.order(HELD_OUT_ORDER_SEED, np.arange(num_pairs)))
+    queries, positives = ([text[: spec.hyperparameters.max_length] for text in side] for side in texts)
+    return queries, positives
 
 
 def held_out_metrics(queries: Tensor, positives: Tensor, *, num_candidates: int, temperature: float) -> Metrics:

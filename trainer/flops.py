@@ -41,7 +41,8 @@ def measured_flops(
     ``tokens`` is the tokens computed; ``squared_lengths`` the sum over texts of the computed length squared, padding
     inside an attention group included (a kernel that skips the upper triangle does half of the attention's share).
     Checked against ``torch.utils.flop_counter`` (tests/trainer/test_flops.py). Norms, biases, activation functions,
-    softmax, pooling and the loss are left out, as the counter does.
+    softmax, pooling and the loss are left out, as the counter does. One case is an upper bound: where bias-only trains
+    no bias before the first block's attention (Qwen2), that attention's inputs need no gradients in truth.
     """
     forward = forward_flops(shape, method, tokens=tokens, squared_lengths=squared_lengths)
     backward = _backward_flops(shape, method, tokens=tokens, squared_lengths=squared_lengths)
@@ -49,18 +50,19 @@ def measured_flops(
 
 
 def forward_flops(shape: ModelShape, method: Method, *, tokens: int, squared_lengths: int) -> int:
-    """FLOPs of one forward pass: ``2`` for a weight and token, ``4h`` for a block and squared length."""
+    """FLOPs of one forward pass: ``2`` for a weight and token, ``4`` for a block, a squared length and a column of its
+    heads."""
     weights = shape.num_layers * (_linear_weights(shape) + _adapter_weights(shape, method))
     return (
         2 * weights * tokens
-        + 4 * shape.width * shape.num_layers * squared_lengths
+        + 4 * shape.attention_width * shape.num_layers * squared_lengths
         + _embedding_adapter(shape, method, tokens)
     )
 
 
 def _backward_flops(shape: ModelShape, method: Method, *, tokens: int, squared_lengths: int) -> int:
     linear, adapter = _linear_weights(shape), _adapter_weights(shape, method)
-    attention = 8 * shape.width * squared_lengths
+    attention = 8 * shape.attention_width * squared_lengths
     match method:
         case Full():
             return shape.num_layers * (4 * linear * tokens + attention)

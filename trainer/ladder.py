@@ -32,6 +32,13 @@ class ModelShape:
     """(inputs, outputs) of each linear layer of one block: where adapters go."""
     pretraining_learning_rate: float
     """Peak rate of pre-training: the unit that a search space may be given in. 0 where it is not known."""
+    head_width: int | None = None
+    """Where a head is not as wide as its share of ``width`` (Gemma, Qwen3)."""
+
+    @property
+    def attention_width(self) -> int:
+        """Of all heads together: what attention's own products cost."""
+        return self.width if self.head_width is None else self.num_heads * self.head_width
 
     @property
     def num_params_non_embedding(self) -> int:

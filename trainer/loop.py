@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import Parameter
 
-from trainer import checkpoint
+from trainer import checkpoint, engine, gang
 from trainer.anatomy import measure_shape
-from trainer.contrastive import contrastive_loss, embed
-from trainer.data import TokenSplit, open_split, pair_order
+from trainer.batch import Batch, next_batch
+from trainer.contrastive import Embedded, contrastive_loss, embed
+from trainer.data import TokenSplit, open_split
 from trainer.encoder import Encoder, load_backbone
+from trainer.engine import Engine
 from trainer.environment import environment, peak_flops, peak_memory_bytes
-from trainer.evaluate import held_out_metrics
+from trainer.evaluate import held_out_metrics, held_out_texts
+from trainer.export import save_trained
 from trainer.flops import booked_flops_per_token, forward_flops, measured_flops
 from trainer.ladder import ModelShape, parameter_counts
-from trainer.methods import apply_method, decay_groups
+from trainer.methods import apply_method
 from trainer.trial import (
     CurvePoint,
     Hyperparameters,
@@ -37,31 +36,30 @@ from trainer.trial import (
     ParameterCounts,
     Placement,
     Spending,
+    Stopped,
     TrialFiles,
     TrialResult,
     TrialSpec,
     TrialState,
 )
+from trainer.world import ALONE, World
 
-STEPS_ORDERED = 64
 CURVE_POINTS = 200
 """About how many points a stored curve has."""
-HELD_OUT_ORDER_SEED = 0
-"""Every trial of every sweep on the same data is evaluated on the same pairs in the same candidate sets."""
+
+Report = Callable[[CurvePoint], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Trial:
-    """What a trial works with, built once."""
+    """What a worker works with, built once."""
 
     spec: TrialSpec
     placement: Placement
-    encoder: Encoder
+    world: World
+    engine: Engine
     shape: ModelShape
     counts: ParameterCounts
-    optimizer: torch.optim.Optimizer
-    names: dict[Parameter, str]
-    """The trained parameters and their names, in a fixed order."""
     train_split: TokenSplit
     validation_split: TokenSplit
     flops_per_token: int
@@ -69,35 +67,56 @@ class _Trial:
 
 @dataclass(kw_only=True, slots=True)
 class _Progress:
-    """What changes from step to step, and what a checkpoint keeps beside the tensors."""
+    """What changes from step to step, and what a checkpoint keeps beside the tensors. Equal on every worker."""
 
     spending: Spending = field(default_factory=Spending)
     curve: list[CurvePoint] = field(default_factory=list)
     num_resumes: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """The pairs of one step, as token ids."""
-
-    queries: list[np.ndarray]
-    positives: list[np.ndarray]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(text) for text in self.queries + self.positives)
-
-
-def train(
-    spec: TrialSpec, placement: Placement, files: TrialFiles, report: Callable[[CurvePoint], None]
-) -> TrialResult:
+def train(spec: TrialSpec, placement: Placement, files: TrialFiles, report: Report) -> TrialResult:
     """Run ``spec`` to its end on this machine, from its newest checkpoint where there is one.
 
-    ``report`` gets the state after every step; what it raises ends the call, and the next call goes on from the last
-    checkpoint. Ends COMPLETE, or DIVERGED on a loss or gradient that is not finite; raises on everything else. On a
-    CPU with the same number of threads the result is the same bit for bit, however often it was interrupted.
+    ``report`` gets the state after every step. Where it raises ``Stopped``, a checkpoint is written and ``Stopped``
+    comes out; what else it raises ends the call at once. The next call goes on from the last checkpoint, on this
+    placement or another. Out of memory, the trial goes on from its last checkpoint with a smaller appetite, and the
+    result's placement says which. Ends COMPLETE, or DIVERGED on a loss or gradient that is not finite; raises on
+    everything else. On CPUs with the same number of threads and workers the result is the same bit for bit, however
+    often it was interrupted.
     """
-    trial = _set_up(spec, placement, files)
+    work = train_worker if placement.num_workers == 1 and placement.zero_stage is None else gang.train_together
+    num_out_of_memory = 0
+    while True:
+        try:
+            result = work(spec, placement, files, report)
+            return replace(result, num_out_of_memory=num_out_of_memory)
+        except torch.OutOfMemoryError:
+            smaller = _with_less_memory(placement, spec.hyperparameters)
+            if smaller is None:
+                raise
+        # Outside the handler: what the failed attempt held is free only when its traceback is gone.
+        torch.cuda.empty_cache()
+        placement = smaller
+        num_out_of_memory += 1
+
+
+def _with_less_memory(placement: Placement, hyperparameters: Hyperparameters) -> Placement | None:
+    """A placement that needs less: activations computed again, then half the chunk, down to one text."""
+    if not placement.recompute:
+        return replace(placement, recompute=True)
+    if placement.chunk_tokens <= hyperparameters.max_length:
+        return None
+    return replace(placement, chunk_tokens=max(placement.chunk_tokens // 2, hyperparameters.max_length))
+
+
+def train_worker(
+    spec: TrialSpec, placement: Placement, files: TrialFiles, report: Report, world: World = ALONE
+) -> TrialResult:
+    """One worker's part of ``train``, in a process that has joined ``world``; every worker gets the same result.
+
+    Files are written by the worker that leads, and ``report`` is called there alone.
+    """
+    trial = _set_up(spec, placement, files, world)
     folder = Path(files.checkpoints)
     progress = _resume(trial, folder)
     started = time.monotonic() - progress.spending.seconds
@@ -105,52 +124,40 @@ def train(
     state, error = TrialState.COMPLETE, ""
     while (batch := _next_batch(trial, progress)) is not None:
         point = _step(trial, progress, batch)
-        report(point)
+        stopped = _report(report, point, world)
         if not (math.isfinite(point.train_loss) and math.isfinite(point.gradient_norm)):
             state = TrialState.DIVERGED
             error = f"step {point.step}: loss {point.train_loss}, gradient norm {point.gradient_norm}"
             break
-        if time.monotonic() - checkpointed >= placement.checkpoint_seconds:
-            _used_until_now(progress, placement, started)
+        due = world.leads and time.monotonic() - checkpointed >= placement.checkpoint_seconds
+        num_stopped, num_due = world.sums(stopped is not None, due)
+        if num_stopped or num_due:
+            _used_until_now(trial, progress, started)
             _save(trial, progress, folder)
             checkpointed = time.monotonic()
+        if num_stopped:
+            raise stopped or Stopped
     metrics = None
     if state is TrialState.COMPLETE:
-        metrics, evaluation_flops = evaluate(trial.encoder, trial.validation_split, trial.shape, spec, placement)
+        metrics, evaluation_flops = _evaluate(trial)
         spending = progress.spending
         progress.spending = replace(spending, measured_flops=spending.measured_flops + evaluation_flops)
-    _used_until_now(progress, placement, started)
+        if files.weights:
+            trained = trial.engine.trained()
+            if world.leads:
+                save_trained(Path(files.weights), spec, trained)
+    _used_until_now(trial, progress, started)
     return _result(trial, progress, state, error, metrics)
 
 
-def next_batch(split: TokenSplit, spec: TrialSpec, step: int, remaining_tokens: int) -> Batch | None:
-    """The pairs of step ``step``, cut to ``remaining_tokens``; nothing when not even one pair can be cut to fit.
-
-    Which pairs is a function of the seed and the step alone. The last batch is the longest prefix of pairs that fits,
-    and the pair after it is shortened to the tokens left over, so that less than two tokens of the budget stay unused.
-    """
-    hyperparameters = spec.hyperparameters
-    block, place = divmod(step, STEPS_ORDERED)
-    order = _order(spec.seed, split.num_pairs, hyperparameters.batch_size, block)
-    texts = split.texts(order[place])
-    queries, positives = ([text[: hyperparameters.max_length] for text in side] for side in texts)
-    ends = np.cumsum([len(q) + len(p) for q, p in zip(queries, positives, strict=True)])
-    fitting = int(np.searchsorted(ends, remaining_tokens, side="right"))
-    batch = Batch(queries=queries[:fitting], positives=positives[:fitting])
-    if fitting < len(queries):
-        left = remaining_tokens - batch.num_tokens
-        query, positive = queries[fitting][: max(left - 1, 0)], positives[fitting]
-        if len(query) > 0:
-            batch.queries.append(query)
-            batch.positives.append(positive[: left - len(query)])
-    return batch if batch.queries else None
-
-
-@lru_cache(maxsize=1)
-def _order(seed: int, num_pairs: int, batch_size: int, block: int) -> NDArray[np.int64]:
-    """Which pairs ``STEPS_ORDERED`` steps use, (steps, batch_size): one by one would cost nano models a tenth."""
-    size = STEPS_ORDERED * batch_size
-    return pair_order(seed, num_pairs, np.arange(block * size, (block + 1) * size)).reshape(STEPS_ORDERED, batch_size)
+def _report(report: Report, point: CurvePoint, world: World) -> Stopped | None:
+    """Tell whoever waits how far the trial is, and whether they asked it to stop."""
+    if world.leads:
+        try:
+            report(point)
+        except Stopped as stopped:
+            return stopped
+    return None
 
 
 def learning_rate_at(share: float, hyperparameters: Hyperparameters) -> float:
@@ -161,35 +168,7 @@ def learning_rate_at(share: float, hyperparameters: Hyperparameters) -> float:
     return hyperparameters.learning_rate * 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
-def evaluate(
-    encoder: Encoder, split: TokenSplit, shape: ModelShape, spec: TrialSpec, placement: Placement
-) -> tuple[Metrics, int]:
-    """Held-out metrics on the fixed pairs of ``split``, and the forward FLOPs they took.
-
-    Raises ``ValueError`` where the split holds less than one candidate set.
-    """
-    num_candidates = spec.evaluation.num_candidates
-    num_pairs = min(spec.evaluation.num_pairs, split.num_pairs) // num_candidates * num_candidates
-    if num_pairs == 0:
-        raise ValueError(
-            f"evaluation.num_candidates is {num_candidates}, but there are {split.num_pairs} held-out pairs (of which "
-            f"evaluation.num_pairs uses up to {spec.evaluation.num_pairs}): choose fewer candidates or give more data"
-        )
-    texts = split.texts(pair_order(HELD_OUT_ORDER_SEED, split.num_pairs, np.arange(num_pairs)))
-    queries, positives = ([text[: spec.hyperparameters.max_length] for text in side] for side in texts)
-    with torch.no_grad():
-        embedded = embed(encoder, queries + positives, chunk_tokens=placement.chunk_tokens, recompute=False)
-    metrics = held_out_metrics(
-        embedded.embeddings[:num_pairs],
-        embedded.embeddings[num_pairs:],
-        num_candidates=num_candidates,
-        temperature=spec.hyperparameters.temperature,
-    )
-    flops = forward_flops(shape, spec.method, tokens=embedded.computed_tokens, squared_lengths=embedded.squared_lengths)
-    return metrics, flops
-
-
-def _set_up(spec: TrialSpec, placement: Placement, files: TrialFiles) -> _Trial:
+def _set_up(spec: TrialSpec, placement: Placement, files: TrialFiles, world: World) -> _Trial:
     torch.set_num_threads(placement.num_threads)
     torch.manual_seed(spec.seed)
     backbone = load_backbone(files.model)
@@ -198,16 +177,16 @@ def _set_up(spec: TrialSpec, placement: Placement, files: TrialFiles) -> _Trial:
     apply_method(backbone, spec.method)
     # Evaluation mode throughout: it turns dropout off, which neither Pythia nor a recomputed chunk has a use for.
     encoder = Encoder(backbone, spec.hyperparameters.pooling).to(placement.device).eval()
-    names = {parameter: name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
-    assert sum(parameter.numel() for parameter in names) == counts.trainable
+    if placement.dtype == "float64":
+        encoder = encoder.double()
+    assert sum(p.numel() for p in encoder.parameters() if p.requires_grad) == counts.trainable
     return _Trial(
         spec=spec,
         placement=placement,
-        encoder=encoder,
+        world=world,
+        engine=engine.start(encoder, spec.hyperparameters, placement, world),
         shape=shape,
         counts=counts,
-        optimizer=torch.optim.AdamW(decay_groups(names, spec.hyperparameters.weight_decay), fused=True),
-        names=names,
         train_split=open_split(Path(files.tokens), "train"),
         validation_split=open_split(Path(files.tokens), "validation"),
         flops_per_token=booked_flops_per_token(counts, spec.method),
@@ -220,32 +199,20 @@ def _next_batch(trial: _Trial, progress: _Progress) -> Batch | None:
 
 
 def _step(trial: _Trial, progress: _Progress, batch: Batch) -> CurvePoint:
-    """One optimizer update on ``batch``; none where the loss or the gradient is not finite."""
+    """One optimizer update on ``batch``."""
     spec, placement = trial.spec, trial.placement
-    hyperparameters = spec.hyperparameters
     flops = batch.num_tokens * trial.flops_per_token
     # The rate at the middle of the step: the first update is not wasted on a rate of zero, nor is the last.
     share = (progress.spending.booked_flops + flops / 2) / spec.budget_flops
-    learning_rate = learning_rate_at(share, hyperparameters)
-    for group in trial.optimizer.param_groups:
-        group["lr"] = learning_rate
-    embedded = embed(
-        trial.encoder,
-        batch.queries + batch.positives,
-        chunk_tokens=placement.chunk_tokens,
-        recompute=placement.recompute,
-    )
-    queries, positives = embedded.embeddings.chunk(2)
-    rows, columns = contrastive_loss(queries, positives, 1 / hyperparameters.temperature)
+    learning_rate = learning_rate_at(share, spec.hyperparameters)
+    embedded = _embed(trial, batch.texts, recompute=placement.recompute)
+    num_pairs = len(batch.queries)
+    queries, positives, negatives = torch.split(embedded.embeddings, [num_pairs, num_pairs, len(batch.negatives)])
+    scale = 1 / spec.hyperparameters.temperature
+    rows, columns = contrastive_loss(queries, positives, scale, negatives if batch.negatives else None)
     loss = (rows + columns) / 2
-    trial.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    gradients = [parameter.grad for parameter in trial.names if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if hyperparameters.gradient_clipping > 0:
-        torch.nn.utils.clip_grads_with_norm_(list(trial.names), hyperparameters.gradient_clipping, norm)
-    if torch.isfinite(loss) and torch.isfinite(norm):
-        trial.optimizer.step()
+    trial.engine.backward(loss)
+    norm = trial.engine.step(learning_rate)
     spent = progress.spending
     progress.spending = replace(
         spent,
@@ -260,7 +227,7 @@ def _step(trial: _Trial, progress: _Progress, batch: Batch) -> CurvePoint:
         ),
         tokens=spent.tokens + embedded.tokens,
         padded_tokens=spent.padded_tokens + embedded.attended_tokens,
-        pairs=spent.pairs + len(batch.queries),
+        pairs=spent.pairs + num_pairs,
         steps=spent.steps + 1,
     )
     point = CurvePoint(
@@ -269,11 +236,38 @@ def _step(trial: _Trial, progress: _Progress, batch: Batch) -> CurvePoint:
         spent_flops=progress.spending.booked_flops,
         learning_rate=learning_rate,
         train_loss=loss.item(),
-        gradient_norm=norm.item(),
+        gradient_norm=norm,
     )
     if _belongs_on_curve(point, flops, batch, spec):
         progress.curve.append(point)
     return point
+
+
+def _evaluate(trial: _Trial) -> tuple[Metrics, int]:
+    """Held-out metrics on the fixed validation pairs, and the forward FLOPs they took."""
+    queries, positives = held_out_texts(trial.validation_split, trial.spec)
+    with torch.no_grad():
+        embedded = _embed(trial, queries + positives, recompute=False)
+    metrics = held_out_metrics(
+        *torch.split(embedded.embeddings, len(queries)),
+        num_candidates=trial.spec.evaluation.num_candidates,
+        temperature=trial.spec.hyperparameters.temperature,
+    )
+    flops = forward_flops(
+        trial.shape, trial.spec.method, tokens=embedded.computed_tokens, squared_lengths=embedded.squared_lengths
+    )
+    return metrics, flops
+
+
+def _embed(trial: _Trial, texts: Sequence[np.ndarray], *, recompute: bool) -> Embedded:
+    return embed(
+        trial.engine.encoder,
+        texts,
+        chunk_tokens=trial.placement.chunk_tokens,
+        recompute=recompute,
+        encode=trial.engine,
+        world=trial.world,
+    )
 
 
 def _belongs_on_curve(point: CurvePoint, step_flops: int, batch: Batch, spec: TrialSpec) -> bool:
@@ -285,20 +279,19 @@ def _belongs_on_curve(point: CurvePoint, step_flops: int, batch: Batch, spec: Tr
     return crossed and len(batch.queries) == spec.hyperparameters.batch_size
 
 
-def _used_until_now(progress: _Progress, placement: Placement, started: float) -> None:
+def _used_until_now(trial: _Trial, progress: _Progress, started: float) -> None:
+    memory = trial.world.largest(peak_memory_bytes(trial.placement))
     progress.spending = replace(
         progress.spending,
         seconds=time.monotonic() - started,
-        peak_memory_bytes=max(progress.spending.peak_memory_bytes, peak_memory_bytes(placement)),
+        peak_memory_bytes=max(progress.spending.peak_memory_bytes, memory),
     )
 
 
 def _save(trial: _Trial, progress: _Progress, folder: Path) -> None:
-    tensors: dict[str, Tensor] = {f"parameter/{name}": parameter for parameter, name in trial.names.items()}
-    tensors |= {
-        f"optimizer/{name}": tensor
-        for name, tensor in checkpoint.optimizer_tensors(trial.optimizer, trial.names).items()
-    }
+    tensors = trial.engine.state()
+    if not trial.world.leads:
+        return
     tensors["random_state"] = torch.get_rng_state()
     record = {
         "trial": trial.spec.to_json(),
@@ -316,16 +309,8 @@ def _resume(trial: _Trial, folder: Path) -> _Progress:
         return _Progress()
     if found.record["trial"] != trial.spec.to_json():
         raise ValueError(f"checkpoint folder {folder} belongs to another trial: give each trial a folder of its own")
-    with torch.no_grad():
-        for parameter, name in trial.names.items():
-            parameter.copy_(found.tensors[f"parameter/{name}"])
-    prefix = "optimizer/"
-    checkpoint.restore_optimizer(
-        trial.optimizer,
-        trial.names,
-        {name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)},
-    )
-    torch.set_rng_state(found.tensors["random_state"])
+    torch.set_rng_state(found.tensors.pop("random_state"))
+    trial.engine.restore(found.tensors)
     return _Progress(
         spending=Spending(**found.record["spending"]),
         curve=[CurvePoint(**point) for point in found.record["curve"]],
@@ -345,7 +330,7 @@ def _result(trial: _Trial, progress: _Progress, state: TrialState, error: str, m
         counts=trial.counts,
         environment=environment(trial.placement),
         placement=trial.placement,
-        epochs=spending.pairs / trial.train_split.num_pairs,
+        epochs=trial.train_split.epochs(spending.pairs),
         train_loss=float(np.mean(late)) if late else None,
         mfu=spending.booked_flops / spending.seconds / peak if peak else None,
         num_resumes=progress.num_resumes,

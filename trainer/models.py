@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trainer.cache import hash_files
 from trainer.ladder import SHAPES, ModelShape
 
 _PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
@@ -26,6 +27,17 @@ def files_of(name: str, folder: Path) -> list[Path]:
             "(pickled weights can run code and are never loaded)"
         )
     return sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
+
+
+def check_revision(name: str, folder: Path, revision: str, cache: Path) -> None:
+    """Raises ``ValueError`` unless ``folder`` still holds the weights and tokenizer that ``revision`` names."""
+    again = "bring it back, or prepare and train again"
+    if not folder.is_dir():
+        raise ValueError(f"model {name!r} is no longer in {folder}: {again}")
+    # A snapshot of the Hub is a folder named by its commit.
+    found = revision if folder.name == revision else hash_files(files_of(name, folder), cache / "hashes")
+    if found != revision:
+        raise ValueError(f"model {name!r} in {folder} is revision {found} now, and {revision} was trained: {again}")
 
 
 def download(name: str) -> tuple[Path, str]:
@@ -84,6 +96,8 @@ def read_shape(name: str, folder: Path) -> tuple[ModelShape, int]:
     model.config.name_or_path = name
     known = SHAPES.get(name)
     shape = measure_shape(name, model, known.pretraining_learning_rate if known else 0.0)
+    if not all(getattr(module, "is_causal", True) for module in model.modules()):
+        raise ValueError(f"model {name!r} lets a token see what comes after it: choose a causal decoder")
     return shape, getattr(config, "max_position_embeddings", 0)
 
 

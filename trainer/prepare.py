@@ -4,7 +4,7 @@ Knows the layout of the cache, who makes each artefact, and how to find what is 
 Never knows a sweep or a trial.
 
     <cache>/data/<source key>/       one Parquet file a split, manifest.json
-    <cache>/nano/<data hash>/        tokenizer, token streams, and the pre-trained nano models beside them
+    <cache>/nano/<train texts>/      tokenizer, token streams, and the pre-trained nano models beside them
     <cache>/models/<model key>.json  what was measured of a model: folder, revision, shape, tokenizer
     <cache>/tokens/<data>-<tokenizer>-<max length>/
     <cache>/hashes/                  content hashes of people's files, by size and time of change
@@ -18,29 +18,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
 from trainer import corpus, nano, sources
 from trainer.cache import build_once, hash_files, locked, slug, write_atomically
-from trainer.data import (
-    MANIFEST,
-    TOKENS,
-    DataManifest,
-    DataSource,
-    Pair,
-    Report,
-    TokenStatistics,
-    read_texts,
-    write_pairs,
-)
+from trainer.data import MANIFEST, TOKENS, DataManifest, DataSource, Origin, Pair, Report, TokenStatistics
 from trainer.ladder import LADDERS, ModelShape
 from trainer.splits import normalised
-from trainer.tokens import write_tokens
+
+if TYPE_CHECKING:
+    from trainer.pairs import Reading
 
 NANO = "nano"
 NANO_MODELS = frozenset(shape.name for shape in LADDERS[NANO])
-_LAYOUT = 1
+_LAYOUT = 2
 """Raise it when what is written below changes its form: old artefacts are then left alone and new ones made."""
 
 
@@ -176,33 +169,42 @@ def _prepare_data(source: DataSource, cache: Path, report: Report) -> DataManife
 
 
 def _write_data(source: DataSource, cache: Path, folder: Path, report: Report) -> None:
-    dropped: dict[str, int] = {}
-    versions: dict[str, str] = {}
-    if source.source == NANO:
-        read = corpus.build_corpus(
-            _packages(source), lambda done, total: report("reading installed packages", done, total)
-        )
-        # Files of one second-level package repeat each other; they must stand on one side of the split.
-        pairs = (Pair(p.query, p.positive, ".".join(p.module.split(".")[:2])) for p in read.passages)
-        dropped, versions, rule = read.dropped, corpus.versions(), "by second-level package"
-    else:
-        if sources.is_file(source.source):
-            rows = sources.read_file(Path(source.source))
-        else:
-            report(f"loading {source.source}", 0, 0)
-            rows = sources.read_hub(source.source, source.name, source.split)
-        pairs = (Pair(query, positive, normalised(query)) for query, positive in rows)
-        rule = "by query"
+    from trainer.pairs import write_pairs
+
     write_pairs(
-        pairs,
+        (_read(origin, source.num_negatives > 0, report) for origin in source.origins),
         folder,
         source=source,
         fingerprint=_source_key(source, cache),
-        dropped=dropped,
-        split_rule=rule,
-        versions=versions,
         report=report,
     )
+
+
+def _read(origin: Origin, negatives: bool, report: Report) -> Reading:
+    """Open a source. Raises ``ValueError`` where it is missing, or has no hard negatives and they are asked for."""
+    from trainer.pairs import Reading
+
+    if origin.source == NANO:
+        if negatives:
+            raise ValueError("data.num_negatives is above 0, but nano has no hard negatives: set it to 0")
+        read = corpus.build_corpus(
+            _packages(origin), lambda done, total: report("reading installed packages", done, total)
+        )
+        return Reading(
+            origin=origin,
+            # Files of one second-level package repeat each other; they must stand on one side of the split.
+            pairs=(Pair(p.query, p.positive, ".".join(p.module.split(".")[:2])) for p in read.passages),
+            split_rule="by second-level package",
+            dropped=read.dropped,
+            versions=corpus.versions(),
+        )
+    if sources.is_file(origin.source):
+        rows = sources.read_file(sources.existing(origin.source), negatives=negatives)
+    else:
+        report(f"loading {origin.source}", 0, 0)
+        rows = sources.read_hub(origin.source, origin.name, origin.split, negatives=negatives)
+    pairs = (Pair(row.query, row.positive, normalised(row.query), row.negatives) for row in rows)
+    return Reading(origin=origin, pairs=pairs, split_rule="by query")
 
 
 def _find_manifest(source: DataSource, cache: Path) -> DataManifest | None:
@@ -215,24 +217,34 @@ def _data_folder(source: DataSource, cache: Path) -> Path:
 
 
 def _source_key(source: DataSource, cache: Path) -> str:
-    """Identity of what would be read: of the installed packages, of a file's content, or of a Hub data set's name."""
-    if source.source == NANO:
-        return corpus.fingerprint(_packages(source))
-    if sources.is_file(source.source):
-        return hash_files([sources.existing(source.source)], cache / "hashes")
-    return slug(json.dumps([source.source, source.name, source.split]))
+    """Identity of what would be read, and of what is set of its use."""
+    keys = [_origin_key(origin, cache) for origin in source.origins]
+    if len(keys) == 1 and not source.settings:
+        return keys[0]
+    return slug(json.dumps([keys, source.settings]))
 
 
-def _packages(source: DataSource) -> tuple[str, ...]:
-    return tuple(sorted({name.strip() for name in source.name.split(",")} - {""}))
+def _origin_key(origin: Origin, cache: Path) -> str:
+    """Identity of what one source would give: the installed packages, a file's content, or a Hub data set's name."""
+    if origin.source == NANO:
+        return corpus.fingerprint(_packages(origin))
+    if sources.is_file(origin.source):
+        return hash_files([sources.existing(origin.source)], cache / "hashes")
+    return slug(json.dumps([origin.source, origin.name, origin.split]))
+
+
+def _packages(origin: Origin) -> tuple[str, ...]:
+    return tuple(sorted({name.strip() for name in origin.name.split(",")} - {""}))
 
 
 def _nano_source(source: DataSource) -> DataSource:
     """The corpus that nano models read in pre-training: the pairs' own one, or that of all installed packages."""
-    return source if source.source == NANO else DataSource(source=NANO)
+    return DataSource(source=NANO, name=source.name if source.source == NANO else "")
 
 
 def _prepare_nano(source: DataSource, models: Sequence[str], cache: Path, report: Report) -> None:
+    from trainer.shards import read_texts
+
     manifest = _prepare_data(source, cache, report)
     pairs, world = _data_folder(source, cache), _world_folder(manifest, cache)
     folders = {name: _nano_folder(manifest, name, cache) for name in models}
@@ -252,11 +264,16 @@ def _prepare_nano(source: DataSource, models: Sequence[str], cache: Path, report
 
 
 def _world_folder(manifest: DataManifest, cache: Path) -> Path:
-    return cache / "nano" / manifest.hash / f"world-{nano.RECIPE}"
+    return _nano_cache(manifest, cache) / f"world-{nano.RECIPE}"
 
 
 def _nano_folder(manifest: DataManifest, name: str, cache: Path) -> Path:
-    return cache / "nano" / manifest.hash / nano.model_key(name)
+    return _nano_cache(manifest, cache) / nano.model_key(name)
+
+
+def _nano_cache(manifest: DataManifest, cache: Path) -> Path:
+    """Tokenizer and models follow from the train texts alone: validation only says how good they are."""
+    return cache / NANO / manifest.content["train"][:16]
 
 
 def _prepare_model(name: str, source: DataSource, cache: Path, report: Report) -> _ModelRecord:
@@ -318,6 +335,7 @@ def _prepare_tokens(
     if folder.exists():
         return
     from trainer.models import load_tokenizer
+    from trainer.tokens import write_tokens
 
     with _artefact(folder, report):
         build_once(
@@ -329,6 +347,7 @@ def _prepare_tokens(
                 max_length=max_length,
                 progress=lambda done, total: report("turning pairs into tokens", done, total),
             ),
+            resume=True,
         )
 
 

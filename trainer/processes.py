@@ -22,6 +22,7 @@ POLL_SECONDS = 0.2
 
 _done: Any = None
 _stop: Any = None
+_progress_here: Callable[[int], None] | None = None
 
 
 def num_usable_cores() -> int:
@@ -38,14 +39,16 @@ def in_processes(
     num_processes: int,
     progress: Callable[[int], None],
 ) -> list[Result]:
-    """``function`` of every task, in the order of the tasks, over ``num_processes`` spawned workers.
+    """``function`` of every task, in the order of the tasks, over ``num_processes`` spawned workers; 0: in this one.
 
     ``function`` must be importable and calls ``tick(amount)`` now and then; ``progress`` gets the sum over all workers
     several times a second. An exception in a worker, or its death, ends the others and is raised here.
     """
+    if not num_processes or not tasks:
+        return _here(function, tasks, progress)
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Event()
-    workers = max(1, min(num_processes, len(tasks)))
+    workers = min(num_processes, len(tasks))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(done, stop)) as pool:
         try:
             futures = [pool.submit(function, task) for task in tasks]
@@ -64,10 +67,29 @@ def in_processes(
 
 def tick(amount: int) -> None:
     """Add ``amount`` to what this worker has done; ends the worker when the others have been given up."""
+    if _progress_here:
+        _progress_here(amount)
+        return
     if _stop.is_set():
         raise SystemExit(1)
     with _done.get_lock():
         _done.value += amount
+
+
+def _here(function: Callable[[Task], Result], tasks: Sequence[Task], progress: Callable[[int], None]) -> list[Result]:
+    global _progress_here
+    done = 0
+
+    def add(amount: int) -> None:
+        nonlocal done
+        done += amount
+        progress(done)
+
+    _progress_here = add
+    try:
+        return [function(task) for task in tasks]
+    finally:
+        _progress_here = None
 
 
 def _start(done: Any, stop: Any) -> None:

@@ -1,8 +1,8 @@
 """Pairs from a JSONL file, a Parquet file or a data set on the Hub.
 
-Knows file formats and the column names people use (``query`` and ``pos`` as in the BGE files, ``anchor`` and
-``positive`` as in sentence-transformers), and says in one sentence which row is wrong and how to mend it. Never knows
-splits, tokens or caches.
+Knows file formats and the column names people use (``query``, ``pos`` and ``neg`` as in the BGE files, ``anchor``,
+``positive`` and ``negative`` as in sentence-transformers), and says in one sentence which row is wrong and how to mend
+it. Rows are read some thousand at a time. Never knows splits, tokens or caches.
 """
 
 from __future__ import annotations
@@ -11,14 +11,32 @@ import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 JSONL = (".jsonl", ".jsonl.gz")
 PARQUET = (".parquet",)
 COLUMNS = (("query", "pos"), ("anchor", "positive"), ("query", "document"))
 
-Row = tuple[str, str]
-"""Query and positive."""
+NEGATIVES = ("neg", "negatives", "negative")
+_ROWS_PER_BATCH = 1024
+
+
+class Row(NamedTuple):
+    """A query, its positive, and the texts that it should not find, where they are read."""
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+
+
+class _Columns(NamedTuple):
+    query: str
+    positive: str
+    negatives: str | None
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in self if name]
 
 
 def is_file(source: str) -> bool:
@@ -40,13 +58,18 @@ def existing(source: str) -> Path:
     return path
 
 
-def read_file(path: Path) -> Iterator[Row]:
-    """Every pair of a data file, in its order. Raises ``ValueError`` for the first row that holds none."""
-    return _read_parquet(path) if path.name.endswith(PARQUET) else _read_jsonl(path)
+def read_file(path: Path, *, negatives: bool = False) -> Iterator[Row]:
+    """Every pair of a data file, in its order, with its hard negatives where they are asked for.
+
+    Raises ``ValueError`` for the first row that holds no pair, and where negatives are asked for and the file has none.
+    """
+    return _read_parquet(path, negatives) if path.name.endswith(PARQUET) else _read_jsonl(path, negatives)
 
 
-def read_hub(name: str, config: str, split: str) -> Iterator[Row]:
-    """Every pair of one split of a Hub data set. Raises ``ValueError`` where the Hub has no such thing."""
+def read_hub(name: str, config: str, split: str, *, negatives: bool = False) -> Iterator[Row]:
+    """Every pair of one split of a Hub data set, as ``read_file``. Raises ``ValueError`` where the Hub has no such
+    thing.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
@@ -59,13 +82,16 @@ def read_hub(name: str, config: str, split: str) -> Iterator[Row]:
             f"data set {name!r} (name {config!r}, split {split!r}) could not be loaded: {reason}; "
             "check its name on the Hub, or the connection"
         ) from error
-    pair = _columns(table.column_names, f"data set {name}")
-    for number, row in enumerate(table.select_columns(list(pair)), start=1):
-        yield _pair(row, pair, f"row {number} of data set {name}")
+    columns = _columns(table.column_names, f"data set {name}", negatives)
+    number = 0
+    for batch in table.select_columns(columns.names).iter(_ROWS_PER_BATCH):
+        for values in zip(*(batch[column] for column in columns.names), strict=True):
+            number += 1
+            yield _row(dict(zip(columns.names, values, strict=True)), columns, f"row {number} of data set {name}")
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    pair: tuple[str, str] | None = None
+def _read_jsonl(path: Path, negatives: bool) -> Iterator[Row]:
+    columns: _Columns | None = None
     for number, line in enumerate(_lines(path), start=1):
         where = f"line {number} of {path}"
         if not line.strip():
@@ -76,8 +102,8 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             raise ValueError(f"{where} is not JSON ({error}): write one JSON object on each line, in UTF-8") from error
         if not isinstance(row, dict):
             raise ValueError(f"{where} is a {type(row).__name__}: write one JSON object with 'query' and 'pos'")
-        pair = pair or _columns(row, where)
-        yield _pair(row, pair, where)
+        columns = columns or _columns(row, where, negatives)
+        yield _row(row, columns, where)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -88,37 +114,52 @@ def _lines(path: Path) -> Iterator[bytes]:
             raise ValueError(f"{path} is not a whole gzip file ({error}): write it again") from error
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path, negatives: bool) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            pair = _columns(file.schema_arrow.names, str(path))
+            columns = _columns(file.schema_arrow.names, str(path), negatives)
             number = 0
-            for batch in file.iter_batches(columns=list(pair)):
+            for batch in file.iter_batches(_ROWS_PER_BATCH, columns=columns.names):
                 for row in batch.to_pylist():
                     number += 1
-                    yield _pair(row, pair, f"row {number} of {path}")
+                    yield _row(row, columns, f"row {number} of {path}")
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable Parquet file ({error}): write it again") from error
 
 
-def _columns(names: Iterable[str], where: str) -> tuple[str, str]:
+def _columns(names: Iterable[str], where: str, negatives: bool) -> _Columns:
     present = set(names)
-    for pair in COLUMNS:
-        if present.issuperset(pair):
-            return pair
-    query, positive = COLUMNS[1] if "anchor" in present else COLUMNS[0]
-    missing = query if query not in present else positive
-    raise ValueError(
-        f"{where} has no field {missing!r}: a pair needs 'query' and 'pos' (or 'document'), or 'anchor' and 'positive'"
-    )
+    pair = next((pair for pair in COLUMNS if present.issuperset(pair)), None)
+    if pair is None:
+        query, positive = COLUMNS[1] if "anchor" in present else COLUMNS[0]
+        missing = query if query not in present else positive
+        raise ValueError(
+            f"{where} has no field {missing!r}: a pair needs 'query' and 'pos' (or 'document'), or 'anchor' and "
+            "'positive'"
+        )
+    if not negatives:
+        return _Columns(*pair, None)
+    field = next((name for name in NEGATIVES if name in present), None)
+    if field is None:
+        raise ValueError(
+            f"{where} has no hard negatives in a field 'neg', 'negatives' or 'negative': add one, or set "
+            "data.num_negatives to 0"
+        )
+    return _Columns(*pair, field)
 
 
-def _pair(row: Mapping[str, Any], pair: tuple[str, str], where: str) -> Row:
-    query, positive = (_text(row, field, where) for field in pair)
-    return query, positive
+def _row(row: Mapping[str, Any], columns: _Columns, where: str) -> Row:
+    query, positive = (_text(row, field, where) for field in (columns.query, columns.positive))
+    return Row(query, positive, _texts(row, columns.negatives, where) if columns.negatives else ())
+
+
+def _texts(row: Mapping[str, Any], field: str, where: str) -> tuple[str, ...]:
+    """The texts of a field that may be absent, empty, one text or a list."""
+    values = row.get(field) or []
+    return tuple(_sound(value, field, where) for value in (values if isinstance(values, list) else [values]))
 
 
 def _text(row: Mapping[str, Any], field: str, where: str) -> str:
@@ -129,6 +170,10 @@ def _text(row: Mapping[str, Any], field: str, where: str) -> str:
         if not value:
             raise ValueError(f"{where} has an empty list as {field!r}: give at least one text, or remove the row")
         value = value[0]
+    return _sound(value, field, where)
+
+
+def _sound(value: object, field: str, where: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{where} has {value!r:.60} as {field!r}: give a text or a list of texts")
     try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 SPLITS = ("train", "validation", "test")
 SHARE_HELD_OUT = 5
 """Percent of the keys in validation, and as many in test."""
+FINE_PARTS = 2**16
+"""Parts that the keys of a held-out split are divided into, to hold out fewer where there are very many."""
 
 SHINGLE_WORDS = 4
 NEAR_DUPLICATE = 0.5
@@ -26,7 +28,10 @@ _WORDS_READ = 400
 _BANDS, _ROWS = 21, 3
 # Of texts that share a band (a licence, a common form) so many are compared: more cost time and say the same.
 _BUCKET = 256
-_TEXTS_PER_BATCH = 4096
+_TEXTS_PER_BATCH = 1024
+_TEXTS_COMPARED = 128
+_WORDS_REMEMBERED = 2**18
+_BAND_ROWS = [slice(band * _ROWS, (band + 1) * _ROWS) for band in range(_BANDS)]
 
 _WORD = re.compile(r"\w+")
 
@@ -36,70 +41,131 @@ def normalised(text: str) -> str:
     return " ".join(_WORD.findall(text.lower()))
 
 
-def split_of(key: str) -> str:
-    """The split of all that shares ``key``: 90 % train, 5 % validation, 5 % test, by a hash that never changes."""
-    percent = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 100
-    if percent < SHARE_HELD_OUT:
-        return "test"
-    return "validation" if percent < 2 * SHARE_HELD_OUT else "train"
+def hash_key(key: str) -> int:
+    """What decides the split of all that shares ``key``: 64 bits that never change."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 
-def near_duplicates(
-    seen: Sequence[str], texts: Sequence[str], progress: Callable[[int, int], None]
-) -> NDArray[np.bool_]:
-    """Which of ``texts`` has a neighbour among ``seen`` at estimated similarity ``NEAR_DUPLICATE`` or above.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitRule:
+    """Which split a key falls into: by its hash and the two limits alone, whatever is read in which order."""
+
+    validation: int = FINE_PARTS
+    """Of the keys that fall into validation, those in the first so many of ``FINE_PARTS`` equal parts stay there; the
+    others are trained on. All parts, unless the data set is so large that fewer are enough.
+    """
+    test: int = FINE_PARTS
+
+    @classmethod
+    def for_counts(cls, counts: NDArray[np.int64], most: int, least: int) -> SplitRule:
+        """The rule that holds out at most ``most`` pairs a split, or the fewest parts that give ``least``.
+
+        ``counts``: pairs of validation and of test in each part, ``(2, FINE_PARTS)``.
+        """
+        sums = counts.cumsum(axis=1)
+        limits = (max(np.searchsorted(row, most, "right"), np.searchsorted(row, least) + 1) for row in sums)
+        validation, test = (min(int(limit), FINE_PARTS) for limit in limits)
+        return cls(validation=validation, test=test)
+
+    def splits(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Indices into ``SPLITS``, ``(n,)``, of keys with these hashes: 90 % train, 5 % validation, 5 % test."""
+        percents, parts = hashes % np.uint64(100), parts_of(hashes)
+        validation = (percents >= SHARE_HELD_OUT) & (percents < 2 * SHARE_HELD_OUT) & (parts < self.validation)
+        test = (percents < SHARE_HELD_OUT) & (parts < self.test)
+        return validation * 1 + test * 2
+
+
+def parts_of(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The part of ``FINE_PARTS`` that each hash falls into, independent of its split."""
+    return (hashes // np.uint64(100) % np.uint64(FINE_PARTS)).astype(np.int64)
+
+
+class NearDuplicates:
+    """Texts that are held out, and which of them have a neighbour at estimated similarity ``NEAR_DUPLICATE`` or above
+    among the texts that stream past.
 
     MinHash over word 4-grams (Broder 1997) with 63 permutations. Candidates come from 21 bands of 3 rows: a
-    neighbour at similarity 0.5 is looked at with probability ``1 - (1 - 0.5^3)^21 = 0.94``, at 0.7 with 0.9998.
-    Returns ``(len(texts),)``. ``progress`` gets the texts hashed and all texts.
+    neighbour at similarity 0.5 is looked at with probability ``1 - (1 - 0.5^3)^21 = 0.94``, at 0.7 with 0.9998. What
+    is found is a union over the texts that passed, so their order does not matter, nor who saw which.
     """
-    if not seen or not texts:
-        return np.zeros(len(texts), bool)
-    signatures = _signatures([*seen, *texts], progress)
-    known, asked = signatures[: len(seen)], signatures[len(seen) :]
-    best = np.zeros(len(texts))
-    for band in range(_BANDS):
-        rows = slice(band * _ROWS, (band + 1) * _ROWS)
-        known_keys, asked_keys = _band_keys(known[:, rows]), _band_keys(asked[:, rows])
-        order = np.argsort(known_keys, kind="stable")
-        first = np.searchsorted(known_keys, asked_keys, side="left", sorter=order)
-        last = np.searchsorted(known_keys, asked_keys, side="right", sorter=order)
-        for index in np.flatnonzero(last > first):
-            bucket = order[first[index] : min(last[index], first[index] + _BUCKET)]
-            best[index] = max(best[index], (known[bucket] == asked[index]).mean(axis=1).max())
-    return best >= NEAR_DUPLICATE
+
+    def __init__(self, signatures: NDArray[np.uint64]) -> None:
+        """``signatures`` of the held-out texts, ``(num, 63)``."""
+        self._signatures = signatures
+        self.found = np.zeros(len(signatures), bool)
+        # Which of many that share a band are kept must not depend on the order they came in.
+        tiebreak = _band_keys(signatures)
+        self._bands = [_Band(_band_keys(signatures[:, rows]), tiebreak) for rows in _BAND_ROWS]
+
+    def pass_by(self, texts: Sequence[str]) -> None:
+        """Mark in ``found`` the held-out texts that one of ``texts`` nearly repeats."""
+        passing = signatures_of(texts)
+        for rows, band in zip(_BAND_ROWS, self._bands, strict=True):
+            for texts_met, held_out in band.meetings(_band_keys(passing[:, rows])):
+                new = ~self.found[held_out]
+                texts_met, held_out = texts_met[new], held_out[new]
+                similarity = (passing[texts_met] == self._signatures[held_out]).mean(axis=1)
+                self.found[held_out[similarity >= NEAR_DUPLICATE]] = True
 
 
-def _signatures(texts: Sequence[str], progress: Callable[[int, int], None]) -> NDArray[np.uint64]:
-    """MinHash signatures, ``(len(texts), bands * rows)``, made batch by batch so that memory follows the result."""
+class _Band:
+    """The held-out texts by the key of one band."""
+
+    def __init__(self, keys: NDArray[np.uint64], tiebreak: NDArray[np.uint64]) -> None:
+        order = np.lexsort((tiebreak, keys))
+        rank = np.arange(len(keys)) - np.searchsorted(keys[order], keys[order])
+        self._owners = order[rank < _BUCKET]
+        self._keys = keys[self._owners]
+
+    def meetings(self, keys: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Which of ``keys`` meet which held-out texts, some thousands at a time."""
+        first = np.searchsorted(self._keys, keys, side="left")
+        counts = np.searchsorted(self._keys, keys, side="right") - first
+        rows = np.flatnonzero(counts)
+        for some in np.split(rows, np.arange(_TEXTS_COMPARED, len(rows), _TEXTS_COMPARED)):
+            ends = np.cumsum(counts[some])
+            inside = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts[some], counts[some])
+            yield np.repeat(some, counts[some]), self._owners[np.repeat(first[some], counts[some]) + inside]
+
+
+def signatures_of(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """MinHash signatures, ``(len(texts), 63)``: a function of each text alone, the same in every process."""
     rng = np.random.default_rng(0)
     mixers, permutations = _odd(rng, SHINGLE_WORDS), _odd(rng, _BANDS * _ROWS)
-    # Words are numbered as they are met and hashed by a table: Python's own hash changes with each process.
-    numbers: defaultdict[str, int] = defaultdict(lambda: len(numbers))
-    table = np.zeros(0, np.uint64)
     signatures = np.empty((len(texts), len(permutations)), np.uint64)
     for start in range(0, len(texts), _TEXTS_PER_BATCH):
-        progress(start, len(texts))
         batch = slice(start, min(start + _TEXTS_PER_BATCH, len(texts)))
-        words, ends = _words(texts[batch], numbers)
-        table = np.concatenate([table, rng.integers(0, 2**64, len(numbers) - len(table), dtype=np.uint64)])
-        shingles, starts = _shingles(table[words], ends, mixers)
+        words, ends = _words(texts[batch])
+        shingles, starts = _shingles(words, ends, mixers)
         for column, factor in enumerate(permutations):
             signatures[batch, column] = np.minimum.reduceat(shingles * factor, starts)
     return signatures
 
 
-def _words(texts: Sequence[str], numbers: defaultdict[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The number of every word of every text, one text after the other, and where each text ends."""
-    words = array("q")
+class _WordHashes(dict[str, int]):
+    """64 bits of each word, remembered: Python's own hash changes with each process."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= _WORDS_REMEMBERED:
+            self.clear()
+        self[word] = value = hash_key(word)
+        return value
+
+
+_word_hashes = _WordHashes()
+
+
+def _words(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The hash of every word of every text, one text after the other, and where each text ends."""
+    words = array("Q")
     ends = np.empty(len(texts), np.int64)
     for row, text in enumerate(texts):
         found = _WORD.findall(text.lower())[:_WORDS_READ]
         # A text of fewer words than a shingle is one shingle, filled up with a word that no text has.
         found += [""] * (SHINGLE_WORDS - len(found))
-        words.extend(map(numbers.__getitem__, found))
+        words.extend(map(_word_hashes.__getitem__, found))
         ends[row] = len(words)
-    return np.frombuffer(words, np.int64), ends
+    return np.frombuffer(words, np.uint64), ends
 
 
 def _shingles(

@@ -66,6 +66,9 @@ def train(
         fresh.replace(checkpoint)
         report(_point(spec, step))
     diverged = fault == "diverge"
+    if files.weights and not diverged:
+        Path(files.weights).mkdir(parents=True, exist_ok=True)
+        (Path(files.weights) / "loss").write_text(str(law(spec)))
     metrics = Metrics(
         loss=law(spec),
         loss_rows=law(spec),

@@ -76,6 +76,8 @@ def test_killed_and_stopped_drivers_lose_and_repeat_nothing(tmp_path: Path) -> N
         # A step whose checkpoint was not written yet is repeated, one at each interruption at most.
         assert len(steps) <= fake.STEPS + fake.starts(world, trial) - 1, f"{trial}: {steps}"
     assert not list((root / "checkpoints").iterdir())
+    best = rows.loc[rows.groupby(["budget_flops", "method"])["loss"].idxmin(), "trial_id"]
+    assert Store.open(root).trials_with_weights() == set(best)
     assert not (root / ".tune").exists()
 
 

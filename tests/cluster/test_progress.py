@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from cluster.placement import place
 from cluster.progress import Tracker
 from cluster.view import duration, line
 from sweeps.search import Agenda, Finished
@@ -72,14 +69,3 @@ def test_a_failed_trial_is_counted_and_named_in_the_line() -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0:00"), (75.2, "1:15"), (3675, "1:01:15")])
 def test_durations_read_as_clocks(seconds: float, words: str) -> None:
     assert duration(seconds) == words
-
-
-def test_a_trial_gets_one_thread_on_cpu_or_a_share_of_one_gpu() -> None:
-    resources = read_spec(SPEC).resources
-    trial = specs()[0]
-    on_cpu = place(trial, resources)
-    assert (on_cpu.device, on_cpu.num_workers, on_cpu.num_threads, on_cpu.gpus_per_worker) == ("cpu", 1, 1, 0)
-    on_gpu = place(trial, replace(resources, gpus_per_trial=0.25, cpus_per_trial=2))
-    assert (on_gpu.device, on_gpu.cpus_per_worker, on_gpu.gpus_per_worker) == ("cuda", 2, 0.25)
-    with pytest.raises(ValueError, match=r"resources\.gpus_per_trial is 2"):
-        place(trial, replace(resources, gpus_per_trial=2))

@@ -58,6 +58,8 @@ def test_an_undisturbed_sweep_has_the_rows_that_the_search_foretells(tmp_path: P
     assert any(p.running for p in seen)
     assert seen[-1].spent_flops == seen[-1].planned_flops == sum(expected_rows()["budget_flops"])
     assert [best.loss for best in seen[-1].best] == rows.groupby("budget_flops")["loss"].min().tolist()
+    best = rows.loc[rows.groupby(["budget_flops", "method"])["loss"].idxmin(), "trial_id"]
+    assert Store.open(tmp_path / "store").trials_with_weights() == set(best)
 
     again = drive(tmp_path / "store", world)
     assert again.progress.num_rows == NUM_TRIALS

@@ -102,6 +102,15 @@ def test_too_many_epochs() -> None:
     assert reasons(made)["nano-3k, full, 4e10 FLOPs"] == words
 
 
+def test_epochs_are_over_the_most_repeated_source() -> None:
+    mixed = replace(FACTS, pairs_per_epoch=FACTS.num_train_pairs // 10)
+    epochs = {c.cell.words: c.epochs for c in plan(read_spec(SPEC), FACTS, SHAPES).cells}
+    limits = edited("fixed: {", "limits: {max_epochs: 100}\nfixed: {")
+    for cell in plan(read_spec(limits), mixed, SHAPES).cells:
+        assert cell.epochs == pytest.approx(10 * epochs[cell.cell.words])
+    assert "goes 6.6 times" in "".join(reasons(plan(read_spec(limits.replace("100", "6")), mixed, SHAPES)).values())
+
+
 def test_without_a_count_of_pairs_epochs_are_absent_and_limit_nothing() -> None:
     unknown = DataFacts(num_train_pairs=None, tokens_per_pair=49.2, measured=False)
     made = plan(read_spec(SPEC), unknown, SHAPES)

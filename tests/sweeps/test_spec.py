@@ -67,6 +67,27 @@ def test_round_trip(source: str) -> None:
     assert yaml.safe_load(spec.to_yaml()) == yaml12.load(spec.to_yaml(), "")
 
 
+MIXED = """{sources: [{source: ./a.jsonl, weight: 3}, {source: org/set, name: pair, split: dev, weight: 1.0}],
+  query_prefix: "query: ", num_negatives: 2}"""
+
+
+def test_one_source_as_before_and_several_with_what_is_set_of_their_use() -> None:
+    one = read_spec(SPEC)
+    assert one.identity()["data"] == {"source": "nano", "name": "", "split": "train"}
+    mixed = read_spec(edited("data: nano", f"data: {MIXED}"))
+    assert [(o.source, o.name, o.split, o.weight) for o in mixed.data.sources] == [
+        ("./a.jsonl", "", "train", 3),
+        ("org/set", "pair", "dev", 1),
+    ]
+    assert (mixed.data.source, mixed.data.query_prefix, mixed.data.num_negatives) == ("", "query: ", 2)
+    assert read_spec(mixed.to_yaml()) == mixed
+    plain = read_spec(edited("data: nano", "data: {sources: [nano, {source: ./a.parquet}]}"))
+    assert [o.weight for o in plain.data.sources] == [0, 0]
+    assert read_spec(plain.to_yaml()) == plain
+    assert len({one.hash, mixed.hash, plain.hash}) == 3
+    assert first_difference(one.identity(), mixed.identity()) == ("data.source", "nano", None)
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
@@ -101,6 +122,24 @@ MISTAKES = {
     "unknown field": ("trials: 3", "trails: 3", ["'trails'", "did you mean 'trials'?"]),
     "unknown inner field": ("start: 1}", "begin: 1}", ["search.learning_rate", "'begin'", "start"]),
     "missing field": ("data: nano\n", "", ["data is missing"]),
+    "no source": ("data: nano", "data: {split: train}", ["data", "no source", "'source: nano'"]),
+    "empty source": ("data: nano", "data: {source: ''}", ["data.source", "not empty"]),
+    "no sources": ("data: nano", "data: {sources: []}", ["data.sources", "at least one"]),
+    "source beside sources": ("data: nano", "data: {source: nano, sources: [a/b]}", ["data", "'nano'", "the list"]),
+    "split beside sources": ("data: nano", "data: {split: dev, sources: [a/b]}", ["data", "split 'dev'", "the list"]),
+    "source twice": ("data: nano", "data: {sources: [a/b, a/b]}", ["data", "'a/b' twice", "sum of its weights"]),
+    "some weights": (
+        "data: nano", "data: {sources: [{source: a/b, weight: 2}, c/d]}", ["data", "'c/d'", "all sources a weight"]),
+    "weight of nothing": (
+        "data: nano", "data: {sources: [{source: a/b, weight: 0}]}", ["data.sources[0].weight", "0", "1 up"]),
+    "share as a weight": (
+        "data: nano", "data: {sources: [{source: a/b, weight: 0.7}]}", ["data.sources[0].weight", "0.7", "whole"]),
+    "unknown field of a source": (
+        "data: nano", "data: {sources: [{sorce: a/b}]}", ["data.sources[0]", "'sorce'", "did you mean 'source'?"]),
+    "fewer negatives than none": (
+        "data: nano", "data: {source: nano, num_negatives: -1}", ["data.num_negatives", "-1", "0 up"]),
+    "prefix that is no text": (
+        "data: nano", "data: {source: nano, query_prefix: 3}", ["data.query_prefix", "3", "text"]),
     "text for a number": ("8e10, 4e10", "'8e10'", ["budgets_flops[0]", "'8e10'", "without quotes"]),
     "word for a number": ("trials: 3", "trials: many", ["trials", "'many'", "whole number"]),
     "true for a number": ("trials: 3", "trials: true", ["trials", "True", "whole number"]),

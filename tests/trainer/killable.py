@@ -1,4 +1,7 @@
-"""A trial in a process of its own, to be killed: ``python -m tests.trainer.killable WORLD CHECKPOINTS SPEC``."""
+"""A trial in a process of its own, to be killed.
+
+``python -m tests.trainer.killable WORLD CHECKPOINTS SPEC PLACEMENT``
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,9 @@ def report(point: CurvePoint) -> None:
 
 
 if __name__ == "__main__":
-    world, checkpoints, spec = sys.argv[1:]
+    world, checkpoints, spec, placement = sys.argv[1:]
     files = TrialFiles(tokens=f"{world}/tokens", model=f"{world}/model", checkpoints=checkpoints)
-    result = train(TrialSpec.from_json(spec), Placement(checkpoint_seconds=0), files, report)
+    result = train(TrialSpec.from_json(spec), Placement(**json.loads(placement)), files, report)
     assert result.metrics is not None
-    print(json.dumps({"loss": result.metrics.loss, "steps": result.spending.steps}), flush=True)
+    ending = {"loss": result.metrics.loss, "steps": result.spending.steps, "num_resumes": result.num_resumes}
+    print(json.dumps(ending), flush=True)

@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, GPTNeoXModel
 
+from tests.trainer.tiny import tiny_decoder
 from trainer.anatomy import measure_shape
 from trainer.flops import booked_flops_per_token, measured_flops, num_tokens
 from trainer.ladder import LADDERS, SHAPES, ModelShape, parameter_counts
@@ -63,6 +64,23 @@ def test_flops_against_torch_s_counter(size: str, length: int) -> None:
         booked = booked_flops_per_token(parameter_counts(shape, method), method) * tokens
         # Half of the last printed digit.
         assert booked / counted == pytest.approx(share, abs=6e-4), f"booked, {size} {method.label} {length}"
+
+
+# Grouped heads, gates, heads wider than their share, tied embeddings, learned positions, transposed layers.
+@pytest.mark.parametrize("family", ["llama", "smollm", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "opt", "phi"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
+def test_measured_flops_of_other_families(family: str, method: Method) -> None:
+    backbone = tiny_decoder(family, attn_implementation="eager")
+    shape = measure_shape(family, backbone, 0)
+    if isinstance(method, Bias) and shape.num_biases_block == 0:
+        pytest.skip("it has no biases")
+    apply_method(backbone, method)
+    length = 24
+    with FlopCounterMode(display=False) as counter:
+        ids = torch.zeros(TEXTS, length, dtype=torch.long)
+        backbone(input_ids=ids, use_cache=False).last_hidden_state.sum().backward()
+    measured = measured_flops(shape, method, tokens=TEXTS * length, squared_lengths=TEXTS * length**2)
+    assert measured == pytest.approx(counter.get_total_flops(), rel=1e-9)
 
 
 @pytest.mark.parametrize("shape", LADDERS["pythia"][:4] + LADDERS["nano"], ids=lambda shape: shape.name)

@@ -14,88 +14,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from tests.trainer.tiny import random_texts, tiny_decoder, write_split
-from trainer.anatomy import measure_shape
-from trainer.data import TokenSplit, open_split, pair_order
+from tests.trainer.trials import METHODS, files, ignore, make_world, outcome, spec_of
+from trainer import loop
+from trainer.batch import next_batch
+from trainer.contrastive import embed
+from trainer.data import TokenSplit, open_split
 from trainer.flops import booked_flops_per_token
-from trainer.ladder import parameter_counts
-from trainer.loop import learning_rate_at, next_batch, train
+from trainer.loop import learning_rate_at, train
+from trainer.order import pair_order
 from trainer.trial import (
-    Bias,
     CurvePoint,
     Evaluation,
-    Freeze,
     Full,
-    Hyperparameters,
     Lora,
     Method,
     Placement,
-    TrialFiles,
-    TrialResult,
-    TrialSpec,
+    Stopped,
     TrialState,
 )
-
-METHODS: list[Method] = [Full(), Freeze(active_fraction=0.5), Bias(), Lora(rank=2, alpha=4.0)]
-NUM_STEPS = 30
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny GPT-NeoX and pairs whose positive repeats the query's tokens: something to learn."""
-    folder = tmp_path_factory.mktemp("world")
-    tiny_decoder("gpt_neox").save_pretrained(folder / "model")
-    for split, num_pairs, seed in (("train", 300, 1), ("validation", 64, 2)):
-        queries = random_texts(num_pairs, seed=seed, longest=8)
-        noise = random_texts(num_pairs, seed=seed + 10, longest=8)
-        positives = [np.concatenate([q, n]) for q, n in zip(queries, noise, strict=True)]
-        write_split(folder / "tokens", split, queries, positives)
-    return folder
-
-
-def files(world: Path, checkpoints: Path) -> TrialFiles:
-    return TrialFiles(tokens=str(world / "tokens"), model=str(world / "model"), checkpoints=str(checkpoints))
-
-
-def spec_of(method: Method, **changed: object) -> TrialSpec:
-    shape = measure_shape("tiny", tiny_decoder("gpt_neox"), 0)
-    per_token = booked_flops_per_token(parameter_counts(shape, method), method)
-    hyperparameters = Hyperparameters(
-        learning_rate=1e-2,
-        temperature=0.05,
-        weight_decay=0.1,
-        batch_size=16,
-        max_length=12,
-        warmup_fraction=0.1,
-        pooling="mean",
-        gradient_clipping=1.0,
-    )
-    settings: dict[str, object] = {
-        "model": "tiny",
-        "revision": "r",
-        "method": method,
-        "budget_flops": per_token * 16 * 13 * NUM_STEPS + per_token // 2,
-        "hyperparameters": replace(hyperparameters, **{k: v for k, v in changed.items() if k in HYPERPARAMETERS}),
-        "evaluation": Evaluation(num_pairs=64, num_candidates=32),
-        "data": "d",
-        "seed": 0,
-        "number": 0,
-    }
-    return TrialSpec(**{**settings, **{k: v for k, v in changed.items() if k not in HYPERPARAMETERS}})
-
-
-HYPERPARAMETERS = {"learning_rate", "temperature", "gradient_clipping", "batch_size", "max_length", "pooling"}
-
-
-def ignore(point: CurvePoint) -> None:
-    """A report that nobody reads."""
-
-
-def outcome(result: TrialResult) -> dict[str, object]:
-    """What must not depend on interruptions."""
-    spending = replace(result.spending, seconds=0.0, peak_memory_bytes=0)
-    return {"metrics": result.metrics, "spending": spending, "curve": result.curve, "train_loss": result.train_loss}
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
@@ -157,7 +100,9 @@ def test_an_interrupted_trial_ends_bit_for_bit_as_an_undisturbed_one(
 def test_sigkill_at_any_moment_leaves_the_same_final_loss(after_seconds: float, world: Path, tmp_path: Path) -> None:
     spec = spec_of(Lora(rank=2, alpha=4.0))
     expected = train(spec, Placement(), files(world, tmp_path / "undisturbed"), ignore)
-    command = [sys.executable, "-m", "tests.trainer.killable", str(world), str(tmp_path / "killed"), spec.to_json()]
+    placement = json.dumps({"checkpoint_seconds": 0})
+    command = [sys.executable, "-m", "tests.trainer.killable"]
+    command += [str(world), str(tmp_path / "killed"), spec.to_json(), placement]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     victim = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
     assert victim.stdout is not None
@@ -170,6 +115,54 @@ def test_sigkill_at_any_moment_leaves_the_same_final_loss(after_seconds: float, 
     assert expected.metrics is not None
     assert result["loss"] == expected.metrics.loss
     assert result["steps"] == expected.spending.steps
+
+
+def test_a_stopped_trial_leaves_a_checkpoint_of_that_very_step(world: Path, tmp_path: Path) -> None:
+    spec = spec_of(Full())
+    expected = train(spec, Placement(), files(world, tmp_path / "undisturbed"), ignore)
+
+    def stop(point: CurvePoint) -> None:
+        if point.step == 7:
+            raise Stopped("asked to")
+
+    stopped = files(world, tmp_path / "stopped")
+    with pytest.raises(Stopped, match="asked to"):
+        train(spec, Placement(checkpoint_seconds=10**9), stopped, stop)
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["step-7"]
+    steps: list[int] = []
+    result = train(spec, Placement(), stopped, lambda point: steps.append(point.step))
+    assert steps[0] == 8, "no step is repeated"
+    assert outcome(result) == outcome(expected)
+
+
+def test_out_of_memory_goes_on_with_less_and_the_same_loss(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(Full())
+    expected = train(spec, Placement(), files(world, tmp_path / "enough"), ignore)
+    seen: list[tuple[int, bool]] = []
+
+    def embed_in_little_memory(*arguments: object, chunk_tokens: int, recompute: bool, **others: object) -> object:
+        seen.append((chunk_tokens, recompute))
+        if chunk_tokens > 50 or not recompute:
+            raise torch.OutOfMemoryError("the device is full")
+        return embed(*arguments, chunk_tokens=chunk_tokens, recompute=recompute, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "embed", embed_in_little_memory)
+    monkeypatch.setattr(loop, "_evaluate", lambda trial: (expected.metrics, 0))
+    result = train(spec, Placement(chunk_tokens=150), files(world, tmp_path / "little"), ignore)
+    assert seen[:4] == [(150, False), (150, True), (75, True), (37, True)]
+    assert result.num_out_of_memory == 3
+    assert (result.placement.chunk_tokens, result.placement.recompute) == (37, True)
+    losses, wanted = ([point.train_loss for point in r.curve] for r in (result, expected))
+    assert losses == pytest.approx(wanted, abs=1e-4)
+
+    def embed_in_no_memory(*_: object, **__: object) -> object:
+        raise torch.OutOfMemoryError("the device is full")
+
+    monkeypatch.setattr(loop, "embed", embed_in_no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(spec, Placement(chunk_tokens=150), files(world, tmp_path / "none"), ignore)
 
 
 def test_a_checkpoint_of_another_trial_is_refused(world: Path, tmp_path: Path) -> None:

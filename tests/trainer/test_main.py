@@ -6,15 +6,24 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
 
 from tests.world import make_pairs, save_decoder, save_tokenizer, write_jsonl
 
 
-def run(cache: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def start(cache: Path, *flags: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "ISOFLOP_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "trainer", *flags]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(cache: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    process = start(cache, *flags)
+    out, error = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
 
 def test_one_trial_of_a_local_decoder_on_a_file(tmp_path: Path) -> None:
@@ -38,3 +47,30 @@ def test_a_bad_flag_is_one_sentence_before_anything_is_prepared(tmp_path: Path) 
     assert ended.returncode == 2
     assert ended.stderr.strip() == "trainer: rank is 0: give a whole number from 1 up"
     assert not (tmp_path / "cache").exists()
+
+
+def test_sigterm_ends_at_the_next_step_with_a_checkpoint_and_a_status_of_its_own(tmp_path: Path) -> None:
+    model = tmp_path / "decoder"
+    save_tokenizer(model)
+    save_decoder(model)
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1200))
+    flags = ["--model", str(model), "--data", str(pairs), "--max-length", "16", "--budget", "2e8"]
+    flags += ["--num-pairs", "32", "--num-candidates", "16", "--batch-size", "8"]
+    whole = run(tmp_path / "cache", *flags, "--export", str(tmp_path / "exported"))
+    assert whole.returncode == 0, whole.stderr
+
+    stopped = ["--checkpoints", str(tmp_path / "stopped"), "--checkpoint-seconds", "0"]
+    victim = start(tmp_path / "cache", *flags, *stopped)
+    while not (tmp_path / "stopped").is_dir() and victim.poll() is None:
+        time.sleep(0.01)
+    victim.terminate()
+    _, said = victim.communicate(timeout=120)
+    assert victim.returncode == 75, said
+    assert "trainer: stopped; go on with --checkpoints" in said
+    assert len(list((tmp_path / "stopped").glob("step-*"))) >= 1
+
+    resumed = run(tmp_path / "cache", *flags, *stopped)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["num_resumes"] == 1
+    assert json.loads(resumed.stdout)["metrics"] == json.loads(whole.stdout)["metrics"]
+    assert SentenceTransformer(str(tmp_path / "exported")).encode(["a text"]).shape == (1, 32)

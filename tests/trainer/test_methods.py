@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainer.tiny import random_texts, tiny_decoder
+from tests.trainer.tiny import FAMILIES, random_texts, tiny_decoder
 from trainer.anatomy import anatomy, measure_shape
 from trainer.contrastive import embed
 from trainer.encoder import Encoder
@@ -14,7 +14,17 @@ from trainer.ladder import parameter_counts
 from trainer.methods import apply_method, decay_groups
 from trainer.trial import Bias, Freeze, Full, Lora
 
-FAMILIES = ("gpt_neox", "llama", "qwen2", "gpt2", "opt")
+# Biases of a block of width 16; the others have none.
+BLOCK_BIASES = {
+    "gpt_neox": 3 * 16 + 16 + 64 + 16 + 2 * 16,
+    "qwen2": 16 + 8 + 8,
+    "phi": 4 * 16 + 32 + 16 + 16,
+    "opt": 4 * 16 + 32 + 16 + 2 * 16,
+    "gpt2": 3 * 16 + 16 + 64 + 16 + 2 * 16,
+    "gptj": 64 + 16 + 16,
+    "falcon": 16,
+}
+BIASED = tuple(family for family in FAMILIES if family in BLOCK_BIASES)
 
 
 def trained(backbone: nn.Module) -> set[str]:
@@ -45,21 +55,28 @@ def test_freeze_leaves_the_first_blocks_as_they_were(family: str) -> None:
     frozen = [n for n, p in backbone.named_parameters() if not p.requires_grad]
     assert frozen
     assert all(name.startswith((*parts.embeddings, f"{parts.blocks[0]}.")) for name in frozen)
+    count = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+    assert count == parameter_counts(measure_shape(family, backbone, 0), Freeze(active_fraction=0.5)).trainable
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "gpt2", "opt"])
+@pytest.mark.parametrize("family", BIASED)
 def test_bias_trains_every_bias_and_nothing_else(family: str) -> None:
     backbone = tiny_decoder(family)
+    shape = measure_shape(family, backbone, 0)
+    assert shape.num_biases_block == BLOCK_BIASES[family]
     apply_method(backbone, Bias())
     assert trained(backbone) == {name for name, _ in backbone.named_parameters() if name.endswith("bias")}
+    count = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+    assert count == parameter_counts(shape, Bias()).trainable
 
 
-def test_bias_is_refused_where_there_is_none() -> None:
-    backbone = tiny_decoder("llama")
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(BIASED)))
+def test_bias_is_refused_where_there_is_none(family: str) -> None:
+    backbone = tiny_decoder(family)
     with pytest.raises(ValueError, match="trains nothing"):
         apply_method(backbone, Bias())
     with pytest.raises(ValueError, match="has no biases"):
-        parameter_counts(measure_shape("llama", backbone, 0), Bias())
+        parameter_counts(measure_shape(family, backbone, 0), Bias())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -77,9 +94,10 @@ def test_lora_adapts_every_linear_and_the_token_embedding(family: str) -> None:
     assert count == parameter_counts(shape, method).trainable
 
 
-def test_fresh_adapters_change_nothing() -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_adapters_change_nothing(family: str) -> None:
     texts = random_texts(5)
-    plain, adapted = tiny_decoder("gpt_neox"), tiny_decoder("gpt_neox")
+    plain, adapted = tiny_decoder(family), tiny_decoder(family)
     apply_method(adapted, Lora(rank=2, alpha=4.0))
     with torch.no_grad():
         before, after = (

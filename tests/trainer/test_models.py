@@ -9,10 +9,14 @@ import torch
 from torch.nn import functional as F
 from transformers import (
     BartConfig,
+    BloomConfig,
     DeepseekV3Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MixtralConfig,
+    OPTConfig,
     PreTrainedConfig,
     Qwen3Config,
 )
@@ -97,6 +101,46 @@ def test_what_is_no_plain_decoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "someones-own", "auto_map": {"AutoModel": "code.Model"}}')
     with pytest.raises(ValueError, match="'a/decoder' is none that transformers can build"):
         read_shape("a/decoder", tmp_path)
+
+
+def test_parts_that_cannot_be_counted_are_refused_by_name(tmp_path: Path) -> None:
+    """A norm before the blocks, projections around them, experts."""
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    bloom = BloomConfig(vocab_size=50, hidden_size=16, n_layer=2, n_head=2)
+    with pytest.raises(ValueError, match=r"outside its blocks .*\(ln_f, word_embeddings_layernorm\)"):
+        measured(bloom, tmp_path / "bloom")
+    narrow = OPTConfig(**sizes, ffn_dim=32, word_embed_proj_dim=8)
+    with pytest.raises(ValueError, match=r"outside its blocks .*project_in"):
+        measured(narrow, tmp_path / "opt")
+    experts = MixtralConfig(**sizes, intermediate_size=32, num_key_value_heads=2, num_local_experts=4)
+    with pytest.raises(ValueError, match=r"belong to no linear layer .*: choose a dense decoder"):
+        measured(experts, tmp_path / "experts")
+
+
+def test_what_sees_the_whole_text_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    config = Gemma3TextConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        use_bidirectional_attention=True,
+    )
+    with pytest.raises(ValueError, match="'a/decoder' lets a token see what comes after it: choose a causal decoder"):
+        measured(config, tmp_path)
+
+
+def test_heads_that_are_wider_than_their_share(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Qwen3Config(**sizes, intermediate_size=32, num_key_value_heads=1, head_dim=12)
+    shape, _ = measured(config, tmp_path / "wide")
+    assert (shape.head_width, shape.attention_width) == (12, 24)
+    assert shape.linears[:4] == ((16, 24), (16, 12), (16, 12), (24, 16))
+    assert ModelShape.from_json(shape.to_json()) == shape
+    even, _ = measured(LlamaConfig(**sizes, intermediate_size=32, num_key_value_heads=1), tmp_path / "even")
+    assert (even.head_width, even.attention_width) == (None, 16)
 
 
 @pytest.mark.parametrize("rows", [1, 64, 131])

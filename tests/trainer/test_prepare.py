@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.world import make_pairs, save_decoder, save_tokenizer, write_jsonl
-from trainer.data import DataSource, open_split
+from trainer.data import DataSource, Origin, open_split
 from trainer.ladder import SHAPES
 from trainer.prepare import Prepared, default_cache, find, prepare
 
@@ -232,6 +233,41 @@ def test_a_file_is_known_by_its_content(tmp_path: Path, folder_model: str) -> No
     assert find(source, [folder_model], max_length=16, cache=cache) is None
     other = prepare(source, [folder_model], max_length=16, cache=cache, report=lambda *_: None)
     assert other.manifest.hash != prepared.manifest.hash
+
+
+def test_a_mixture_is_known_by_its_sources_and_by_what_is_set_of_their_use(tmp_path: Path, folder_model: str) -> None:
+    first = str(write_jsonl(tmp_path / "a.jsonl", make_pairs(1000)))
+    second = str(write_jsonl(tmp_path / "b.jsonl", make_pairs(1000, seed=1)))
+    cache = tmp_path / "cache"
+    one = DataSource(source=first)
+    mixed = DataSource(sources=(Origin(source=first, weight=2), Origin(source=second, weight=1)))
+    prefixed = replace(mixed, query_prefix="query: ")
+    found = []
+    for source in (one, mixed, prefixed):
+        assert find(source, [folder_model], max_length=16, cache=cache) is None
+        found.append(prepare(source, [folder_model], max_length=16, cache=cache, report=lambda *_: None))
+        assert find(source, [folder_model], max_length=16, cache=cache) == found[-1]
+        assert found[-1] == Prepared.from_json(found[-1].to_json())
+    assert len({prepared.manifest.hash for prepared in found}) == 3
+    assert len({prepared.models[folder_model].tokens for prepared in found}) == 3
+    assert found[2].statistics.tokens_per_pair > found[1].statistics.tokens_per_pair
+    split = open_split(Path(found[1].models[folder_model].tokens), "train")
+    own = found[1].manifest.origins[0].num_pairs["train"]
+    assert (split.order(0, np.arange(300)) < own).sum() == 200
+
+
+def test_hard_negatives_are_refused_where_a_source_has_none(tmp_path: Path, folder_model: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"query": q, "pos": p}) + "\n" for q, p in make_pairs(1000)))
+    for source, words in ((str(path), "line 1 of .* has no hard negatives"), ("nano", "nano has no hard negatives")):
+        with pytest.raises(ValueError, match=words):
+            prepare(
+                DataSource(source=source, num_negatives=2),
+                [folder_model],
+                max_length=16,
+                cache=tmp_path / "cache",
+                report=lambda *_: None,
+            )
 
 
 def test_a_folder_is_known_by_its_weights(tmp_path: Path, folder_model: str) -> None:

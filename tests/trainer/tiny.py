@@ -6,46 +6,48 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2Model,
-    GPTNeoXConfig,
-    GPTNeoXModel,
-    LlamaConfig,
-    LlamaModel,
-    OPTConfig,
-    OPTModel,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2Model,
-    Qwen3Config,
-    Qwen3Model,
-)
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 VOCAB_SIZE = 97
-COMMON = {"vocab_size": VOCAB_SIZE, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-GROUPED = {**COMMON, "intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 64}
+COMMON = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
+GROUPED = {**COMMON, "intermediate_size": 32, "num_key_value_heads": 1}
+# Windows shorter than the texts, heads that are wider than their share of the width, and both kinds of layers.
+WIDE_HEADS = {**GROUPED, "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 5}
+GPT = {"vocab_size": VOCAB_SIZE, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+SETTINGS: dict[str, dict[str, object]] = {
+    "gpt_neox": {**COMMON, "intermediate_size": 64},
+    "llama": GROUPED,
+    "smollm": {**GROUPED, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
+    "qwen2": GROUPED,
+    "qwen3": {**GROUPED, "head_dim": 8},
+    "mistral": {**GROUPED, "sliding_window": 5},
+    "gemma": {**GROUPED, "head_dim": 12},
+    "gemma2": {**WIDE_HEADS, "attn_logit_softcapping": 2.0},
+    "gemma3_text": {**WIDE_HEADS, "layer_types": ["sliding_attention", "full_attention"]},
+    "phi": {**COMMON, "intermediate_size": 32},
+    "opt": {**COMMON, "ffn_dim": 32, "word_embed_proj_dim": 16},
+    "gpt2": GPT,
+    "gptj": {**GPT, "rotary_dim": 4},
+    "falcon": {**COMMON, "alibi": True},
+}
+FAMILIES = tuple(SETTINGS)
+"""Decoders with and without biases, grouped heads, gates, windows, capped scores and learned positions."""
+_KINDS = {"smollm": "llama"}
+"""SmolLM is published as Llama."""
 
 
 def tiny_decoder(family: str, *, seed: int = 0, **overrides: object) -> PreTrainedModel:
     """A randomly initialised two-layer decoder; norms and biases are moved off their ones and zeros."""
     torch.manual_seed(seed)
-    match family:
-        case "gpt_neox":
-            settings = {**COMMON, "intermediate_size": 64, "max_position_embeddings": 64, **overrides}
-            model: PreTrainedModel = GPTNeoXModel(GPTNeoXConfig(**settings))
-        case "llama":
-            model = LlamaModel(LlamaConfig(**{**GROUPED, **overrides}))
-        case "qwen2":
-            model = Qwen2Model(Qwen2Config(**{**GROUPED, **overrides}))
-        case "qwen3":
-            model = Qwen3Model(Qwen3Config(**{**GROUPED, "head_dim": 8, **overrides}))
-        case "gpt2":
-            settings = {"vocab_size": VOCAB_SIZE, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
-            model = GPT2Model(GPT2Config(**{**settings, **overrides}))
-        case "opt":
-            settings = {**COMMON, "ffn_dim": 32, "word_embed_proj_dim": 16, "max_position_embeddings": 64}
-            model = OPTModel(OPTConfig(**{**settings, **overrides}))
+    config = AutoConfig.for_model(_KINDS.get(family, family), **{**SETTINGS[family], **overrides})
+    model: PreTrainedModel = MODEL_MAPPING[type(config)](config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

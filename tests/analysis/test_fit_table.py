@@ -1,0 +1,199 @@
+"""``isoflop fit`` on any table: every form, what is left out, what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.crossover import LossAt, find_crossover
+from analysis.envelope import fit_envelope
+from analysis.fit_table import OFFERED, Request, fit_table, read_table, records, sentences
+from tests.analysis.published_checks import PUBLISHED
+
+COLUMNS = {"params": "N", "tokens": "D"}
+
+
+def surface_rows(level: float = 1.7, noise: float = 0.0) -> pd.DataFrame:
+    """Six budgets of nine sizes each on a surface with a = b = 1/2."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for budget in np.geomspace(1e17, 1e20, 6):
+        for size in np.sqrt(budget / 6 / 20) * np.geomspace(1 / 4, 4, 9):
+            tokens = budget / 6 / size
+            loss = level + 400 * size**-0.31 + 400 * 20**0.31 * tokens**-0.31
+            rows.append((budget, size, tokens, loss * np.exp(noise * rng.standard_normal())))
+    return pd.DataFrame(rows, columns=["C", "N", "D", "loss"])
+
+
+@pytest.mark.parametrize("form", ["isoflop", "isoflop-window", "isoflop-akima", "parametric", "varpro", "shared"])
+def test_each_form_finds_the_exponents_of_a_surface(form: str) -> None:
+    (fit,), _ = fit_table(surface_rows(), Request(form=form, budget="C", num_draws=50, **COLUMNS))
+    if form == "shared":
+        assert fit.values["eta"] == pytest.approx(0.31, rel=1e-6)
+        return
+    assert fit.values["a"] == pytest.approx(0.5, abs=0.01 if form == "isoflop-akima" else 1e-6)
+    if form in ("parametric", "varpro"):
+        assert fit.values["E"] == pytest.approx(1.7, rel=1e-6)
+        assert fit.num_points == 54
+    else:
+        assert fit.num_points == 6
+        assert fit.intervals["a"].low < 0.5 < fit.intervals["a"].high
+
+
+def test_an_envelope_of_training_curves_finds_the_exponent() -> None:
+    sizes = np.geomspace(1e7, 1e11, 60).repeat(200)
+    tokens = np.tile(np.geomspace(1e8, 1e13, 200), 60)
+    loss = 1.69 + 406.4 / sizes**0.34 + 410.7 / tokens**0.28
+    fit = fit_envelope(sizes, sizes, tokens, 6 * sizes * tokens, loss, num_draws=50)
+    assert fit.values["a"] == pytest.approx(0.28 / 0.62, abs=5e-4)
+    assert fit.values["b"] == pytest.approx(0.34 / 0.62, abs=5e-4)
+    assert fit.num_edge > 0
+    assert fit.intervals["a"].low <= fit.values["a"] <= fit.intervals["a"].high
+
+
+def test_an_envelope_needs_curves() -> None:
+    with pytest.raises(ValueError, match="name the column of the curves by --run"):
+        fit_table(surface_rows(), Request(form="envelope", **COLUMNS))
+
+
+def test_rows_that_cannot_be_used_are_counted_with_their_reason() -> None:
+    rows = surface_rows()
+    rows = pd.concat([rows, rows.head(2)], ignore_index=True)
+    rows.loc[10, "loss"] = np.nan
+    rows.loc[11, "N"] = -1.0
+    (fit,), _ = fit_table(rows, Request(form="varpro", drop_worst=3, num_draws=5, **COLUMNS))
+    assert fit.num_rows == 56
+    assert fit.num_points == 56 - 1 - 1 - 2 - 3
+    assert fit.dropped == (
+        "1 rows: loss is not a positive number.",
+        "1 rows: N is not a positive number.",
+        "2 rows: equal to another in every column that is used.",
+        "3 rows: the highest losses, as asked for.",
+    )
+
+
+def test_an_edge_is_no_minimum_and_said() -> None:
+    rows = surface_rows()
+    edge = rows[(rows["C"] < 2e17) & (rows["N"] > rows["N"].min() * 2.9)]
+    kept = pd.concat([edge, rows[rows["C"] > 2e17]])
+    (fit,), _ = fit_table(kept, Request(form="isoflop-window", budget="C", num_draws=50, **COLUMNS))
+    assert fit.num_points == 5
+    assert any("the smallest size is the best, an edge of the grid and not a minimum" in why for why in fit.dropped)
+
+
+@pytest.mark.parametrize("form", ["isoflop", "isoflop-window", "isoflop-akima"])
+def test_a_single_budget_gives_no_law(form: str) -> None:
+    (fit,), _ = fit_table(surface_rows().head(9), Request(form=form, budget="C", num_draws=20, **COLUMNS))
+    assert "a" not in fit.values
+    assert any("1 budgets have a minimum, so no law can be fitted" in warning for warning in fit.warnings)
+    json.dumps(fit.to_dict(), allow_nan=False)
+
+
+def test_methods_are_fitted_apart_and_cross() -> None:
+    # 1.7 + x and 1.5 + 1.2 x cross where x is 1.
+    first, second = surface_rows(noise=0.001), surface_rows(noise=0.001)
+    second["loss"] = 1.5 + 1.2 * (surface_rows()["loss"] - 1.7)
+    table = pd.concat([first.assign(how="first"), second.assign(how="second")])
+    fits, (crossover,) = fit_table(table, Request(form="isoflop", budget="C", method="how", num_draws=200, **COLUMNS))
+    assert [fit.method for fit in fits] == ["first", "second"]
+    assert (crossover.below, crossover.above) == ("first", "second")
+    assert crossover.budget_flops is not None
+    assert crossover.interval.low <= crossover.budget_flops <= crossover.interval.high
+    record = records(fits, (crossover,))
+    assert set(record["methods"]) == {"first", "second"}
+    assert crossover.sentence in sentences(fits, (crossover,))
+
+
+def power(level: float, exponent: float, sd: float) -> LossAt:
+    rng = np.random.default_rng(0)
+    levels, exponents = level * np.exp(sd * rng.standard_normal(400)), exponent + sd * rng.standard_normal(400)
+    return lambda c: (level * (c / 1e11) ** exponent, levels[:, None] * (c / 1e11) ** exponents[:, None])
+
+
+def test_a_crossover_is_where_the_laws_meet() -> None:
+    found = find_crossover(("a", "b"), (power(3.0, -0.1, 1e-3), power(3.4, -0.15, 1e-3)), (1e10, 1e12))
+    assert found.budget_flops == pytest.approx(1e11 * (3.4 / 3.0) ** 20, rel=1e-3)
+    assert (found.below, found.above) == ("a", "b")
+    assert found.interval.low < found.budget_flops < found.interval.high
+    assert found.extrapolation == pytest.approx(found.budget_flops / 1e12)
+    swapped = find_crossover(("b", "a"), (power(3.4, -0.15, 1e-3), power(3.0, -0.1, 1e-3)), (1e10, 1e12))
+    assert (swapped.below, swapped.above, swapped.budget_flops) == ("a", "b", pytest.approx(found.budget_flops))
+
+
+def test_a_crossover_that_is_not_there_is_said() -> None:
+    found = find_crossover(("a", "b"), (power(3.0, -0.1, 1e-4), power(3.4, -0.1, 1e-4)), (1e10, 1e12))
+    assert found.budget_flops is None
+    assert found.interval.to_list() == [None, None] or not np.isfinite(found.interval.high)
+    assert "do not cross" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request(form="cubic", **COLUMNS), "--form is cubic: give one of envelope"),
+        (Request(params="M", tokens="D"), "--params is M, which is no column of the table: it has C, N, D, loss"),
+        (Request(params="N"), "--tokens or --flops is missing"),
+        (Request(tokens="D"), "--params is missing"),
+        (Request(form="share", **COLUMNS), "--share is missing"),
+        (Request(drop_worst=-1, **COLUMNS), "--drop-worst is -1"),
+        (Request(drop_worst=54, **COLUMNS), "no row has positive numbers"),
+        (Request(loss="name", **COLUMNS), "--loss is name, which holds no numbers"),
+    ],
+)
+def test_a_bad_request_is_refused_in_one_sentence(request_: Request, words: str) -> None:
+    rows = surface_rows()
+    if request_.loss == "name":
+        rows["name"] = "x"
+    with pytest.raises(ValueError, match=words) as error:
+        fit_table(rows, request_)
+    assert "\n" not in str(error.value)
+
+
+def test_csv_and_parquet_give_the_same(tmp_path: Path) -> None:
+    rows = surface_rows(noise=0.01)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    fits = [
+        fit_table(read_table(tmp_path / name), Request(form="varpro", num_draws=10, **COLUMNS))[0][0].to_dict()
+        for name in ("rows.csv", "rows.parquet")
+    ]
+    for symbol in ("E", "A", "B", "alpha", "beta", "objective"):
+        assert fits[0][symbol] == pytest.approx(fits[1][symbol], rel=1e-6)
+    with pytest.raises(ValueError, match="which does not exist"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match=r"must end in \.csv"):
+        read_table(_written(tmp_path / "rows.xlsx"))
+
+
+def _written(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
+
+
+def test_the_command_prints_every_parameter_by_its_symbol() -> None:
+    command = [sys.executable, "-m", "isoflop", "fit", str(PUBLISHED / "kyo_takano.csv"), "--params", "N"]
+    command += ["--tokens", "D", "--form", "varpro", "--draws", "50"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["E"] == pytest.approx(1.8091, abs=1e-4)
+    assert {"E", "A", "B", "alpha", "beta", "a", "b", "objective", "num_points"} <= record.keys()
+    assert set(record["intervals"]) == {"E", "A", "B", "alpha", "beta", "a", "b"}
+    bad = subprocess.run([*command, "--method", "nope"], capture_output=True, text=True, timeout=120)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("isoflop: --method is nope, which is no column of the table") and not bad.stdout
+    assert "Traceback" not in bad.stderr
+
+
+def test_the_help_names_every_form() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "isoflop", "fit", "--help"], capture_output=True, text=True, timeout=60
+    )
+    words = "".join(done.stdout.split())  # however the lines are broken
+    assert all(form in words for form in OFFERED)

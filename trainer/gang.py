@@ -1,0 +1,166 @@
+"""A trial's workers as processes of this machine: start them, pass on what they report, and leave none behind.
+
+Knows how workers meet, and that they live and die together. Never knows what a worker does in a step. Workers on
+several machines are started by whoever places them there, and call ``trainer.loop.train_worker`` themselves.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+import torch
+
+from trainer.trial import CurvePoint, Placement, Stopped, TrialFiles, TrialResult, TrialSpec
+
+CAUSE_SECONDS = 1.0
+"""When a worker fails, how long to listen for others: the first to speak may only have lost its connection to them."""
+
+
+class WorkerError(RuntimeError):
+    """A worker died, or raised: the message has its rank and its traceback."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failure:
+    """What a worker says when it cannot go on; its parent says it of a worker that died."""
+
+    rank: int
+    text: str
+    error: OSError | ValueError | None = None
+    """The exception itself where its type tells the caller what to do."""
+    out_of_memory: bool = False
+    died: bool = False
+
+    @property
+    def exception(self) -> Exception:
+        if self.error is not None:
+            return self.error
+        if self.out_of_memory:
+            return torch.OutOfMemoryError(f"worker {self.rank}: {self.text}")
+        return WorkerError(f"worker {self.rank} {'died' if self.died else 'failed'}\n{self.text}")
+
+
+def train_together(
+    spec: TrialSpec, placement: Placement, files: TrialFiles, report: Callable[[CurvePoint], None]
+) -> TrialResult:
+    """``trainer.loop.train_worker`` on each of the placement's workers, every one a fresh process.
+
+    Raises ``Stopped`` where ``report`` did, once the checkpoint is written; what a worker raised where that is an
+    ``OSError``, a ``ValueError`` or ``torch.OutOfMemoryError``; and ``WorkerError`` where one failed otherwise. The
+    others are ended first.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers: list[SpawnProcess] = []
+    pipes: list[Connection] = []
+    with tempfile.TemporaryDirectory(prefix="isoflop-gang-") as meeting_place:
+        try:
+            for rank in range(placement.num_workers):
+                pipe, theirs = context.Pipe()
+                arguments = (spec, placement, files, rank, f"file://{meeting_place}/workers", theirs)
+                worker = context.Process(target=_work, args=arguments, name=f"{spec.trial_id}/{rank}")
+                worker.start()
+                theirs.close()
+                workers.append(worker)
+                pipes.append(pipe)
+            return _attend(pipes, report)
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.join()
+
+
+def _attend(pipes: list[Connection], report: Callable[[CurvePoint], None]) -> TrialResult:
+    """Answer each point that the leading worker reports until there is a result, or one of the workers fails."""
+    stopped: Stopped | None = None
+    while True:
+        [message, *_] = _heard(pipes, None)
+        match message:
+            case CurvePoint():
+                try:
+                    report(message)
+                except Stopped as reason:
+                    stopped = reason
+                pipes[0].send(stopped is None)
+            case TrialResult():
+                return message
+            case Stopped():
+                raise stopped or message
+            case _Failure():
+                failures = [message, *_heard(pipes, CAUSE_SECONDS)]
+                causes = [f for f in failures if isinstance(f, _Failure)]
+                raise max(causes, key=lambda f: (f.error is not None, f.out_of_memory, f.died)).exception
+
+
+def _heard(pipes: list[Connection], timeout: float | None) -> list[object]:
+    """What the workers say next, one message from each that speaks within ``timeout`` seconds."""
+    messages: list[object] = []
+    for pipe in wait(pipes, timeout):
+        assert isinstance(pipe, Connection)
+        try:
+            messages.append(pipe.recv())
+        except (EOFError, ConnectionResetError):
+            messages.append(_Failure(rank=pipes.index(pipe), text="", died=True))
+    return messages
+
+
+def _work(
+    spec: TrialSpec, placement: Placement, files: TrialFiles, rank: int, meeting_place: str, pipe: Connection
+) -> None:
+    """The whole life of a worker's process."""
+    # Whoever started it answers these for all workers, and tells it to stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # What DeepSpeed asks its launcher for.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(placement.num_workers)}
+
+    from trainer.loop import train_worker  # the loop starts gangs
+    from trainer.world import join
+
+    def report(point: CurvePoint) -> None:
+        pipe.send(point)
+        if not pipe.recv():
+            raise Stopped
+
+    try:
+        if placement.device == "cuda":
+            torch.cuda.set_device(rank % torch.cuda.device_count())
+        world = join(placement, rank=rank, address=meeting_place)
+        result = train_worker(spec, placement, files, report, world)
+        if world.leads:
+            pipe.send(result)
+    except Stopped as stopped:
+        if rank == 0:
+            pipe.send(stopped)
+    except Exception as error:  # the process ends here, and its parent has to know of what
+        pipe.send(
+            _Failure(
+                rank=rank,
+                text="".join(traceback.format_exception(error)),
+                error=error if isinstance(error, OSError | ValueError) else None,
+                out_of_memory=isinstance(error, torch.OutOfMemoryError),
+            )
+        )
+    # Another worker may still be busy with their last collective: the parent ends all at once.
+    _wait_for_parent()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its workers, and they would train on for nobody."""
+    _wait_for_parent()
+    os._exit(1)
