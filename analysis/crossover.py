@@ -18,7 +18,8 @@ from analysis.fit import FloatArray, Interval, percentile_interval
 REACH = 1e3
 """How far beyond the measured budgets a crossover is looked for."""
 POINTS = 600
-CERTAIN = 0.95
+MAX_REACH = 4.0
+"""Further than this outside the measured budgets a crossover is called a guess."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +52,15 @@ class Crossover:
                 f"({wording.share(self.probability)} of the draws do)."
             )
         within = wording.interval(self.interval, wording.flops)
+        if self.extrapolation > MAX_REACH:
+            low = self.budget_flops < self.measured_budgets_flops[0]
+            better = self.above if low else self.below
+            worse = self.below if low else self.above
+            return (
+                f"{better} beats {worse} over all measured budgets; the laws cross at "
+                f"{wording.flops(self.budget_flops)} (90 % interval: {within}), "
+                f"{wording.times(self.extrapolation)} times outside them, which is a guess."
+            )
         where = "inside the measured budgets"
         if self.extrapolation > 1:
             where = f"{wording.times(self.extrapolation)} times outside the measured budgets, so extrapolated"

@@ -272,7 +272,8 @@ def _tokens_law(size: Law, profiles: Sequence[Profile]) -> Law:
     """What the budgets of the law of size pay for at its sizes."""
     points = {profile.budget_flops: profile.points for profile in profiles}
     values = [tokens_at(points[budget], np.log10([size.at(budget)]))[0] for budget in size.budgets_flops]
-    draws = [tokens_at(points[budget], np.log10(size.draws_at(budget))) for budget in size.budgets_flops]
+    with np.errstate(divide="ignore"):  # a draw with a wild exponent may have no size at all
+        draws = [tokens_at(points[budget], np.log10(size.draws_at(budget))) for budget in size.budgets_flops]
     return fit_law(size.budgets_flops, np.array(values), np.stack(draws, axis=1), np.ones(len(values)))
 
 

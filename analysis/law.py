@@ -28,12 +28,13 @@ class Law:
         return float(self.fit(budget_flops))
 
     def draws_at(self, budget_flops: float) -> FloatArray:
-        return np.asarray(self.levels * (budget_flops / self.fit.pivot) ** self.exponents)
+        return np.asarray(self.draws_over(np.array([budget_flops]))[:, 0])
 
     def draws_over(self, budgets_flops: FloatArray) -> FloatArray:
         """Draws at many budgets (k,): shape (num_draws, k)."""
         share = np.log(np.asarray(budgets_flops, dtype=np.float64) / self.fit.pivot)
-        return np.asarray(self.levels[:, None] * np.exp(self.exponents[:, None] * share))
+        with np.errstate(over="ignore"):  # far off, a draw with a wild exponent is as good as infinite
+            return np.asarray(self.levels[:, None] * np.exp(self.exponents[:, None] * share))
 
     def over(self, budgets_flops: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The law at budgets (k,), and its draws there (num_draws, k)."""

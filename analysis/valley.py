@@ -169,7 +169,8 @@ def valley_laws(valley: Valley, noise: FloatArray) -> ValleyLaws:
             num_points=len(valley.budgets_flops),
             misfit=None,
         )
-        levels, exponents = np.exp(draws @ level), draws @ exponent
+        with np.errstate(over="ignore"):  # a draw in which the valley is flat may put it anywhere
+            levels, exponents = np.exp(draws @ level), draws @ exponent
         return Law(fit=fit, budgets_flops=valley.budgets_flops, levels=levels, exponents=exponents)
 
     unit, ten = np.eye(NUM_PARAMS), math.log(10)

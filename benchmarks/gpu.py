@@ -194,13 +194,14 @@ def _row(setting: Setting, shared: Shared, batch: Batch, entrant: Contestant, st
     if entrant.name.startswith("ours"):
         recompute = entrant.name.endswith("recompute")
         with torch.no_grad():
-            embedded = embed_ours(shared, batch, chunk_tokens=setting.chunk_tokens, recompute=False)
+            embedded = embed_ours(shared, batch, chunk_tokens=setting.chunk_tokens, recompute=recompute)
         flops = measured_flops(
             setting.shape,
             setting.method,
             tokens=embedded.computed_tokens,
             squared_lengths=embedded.squared_lengths,
-            recompute=recompute,
+            recomputed_tokens=embedded.recomputed_tokens,
+            recomputed_squared_lengths=embedded.recomputed_squared_lengths,
         )
         row |= {"measured_flops": flops, "measured_mfu": flops / seconds / peak if peak else None}
     return row

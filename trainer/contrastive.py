@@ -35,6 +35,10 @@ class Embedded:
     """Tokens that attention computed."""
     squared_lengths: int
     """See ``Chunk.squared_lengths``."""
+    recomputed_tokens: int
+    """Those of the computed tokens that the backward pass computes again."""
+    recomputed_squared_lengths: int
+    """Those of the squared lengths that the backward pass computes again."""
 
 
 def embed(
@@ -48,10 +52,10 @@ def embed(
 ) -> Embedded:
     """Unit embeddings of the texts, encoded in chunks of at most ``chunk_tokens`` tokens.
 
-    With ``recompute`` each chunk's activations are dropped and computed again in the one backward pass that follows:
-    the memory of a chunk and the gradient of the whole batch, which is what gradient caching (Gao et al. 2021) gives,
-    without surrogate losses. ``encode`` is what runs a chunk, where an engine has wrapped the encoder. Every worker of
-    ``world`` calls this with the same texts, encodes its share, and gets all embeddings.
+    With ``recompute`` all chunks but the last drop their activations, which are computed again in the one backward pass
+    that follows: the memory of a chunk and the gradient of the whole batch, which is what gradient caching (Gao et al.
+    2021) gives, without surrogate losses. ``encode`` is what runs a chunk, where an engine has wrapped the encoder.
+    Every worker of ``world`` calls this with the same texts, encodes its share, and gets all embeddings.
     """
     encode = encode or encoder
     device = next(encoder.parameters()).device
@@ -60,17 +64,24 @@ def embed(
     own = plans[world.rank]
     slack = GROUP_SLACK if encoder.packed else 0.0
     chunks = [pack([texts[i] for i in indices], device, slack=slack) for indices in own]
-    parts = [checkpoint(encode, chunk, use_reentrant=False) if recompute else encode(chunk) for chunk in chunks]
-    idle = max(map(len, plans)) - len(own)
-    for _ in range(idle):
-        # Under ZeRO-3 a worker that runs fewer chunks than the others would leave them waiting for its weights.
-        extra = pack([texts[0]], device)
-        parts.append((checkpoint(encode, extra, use_reentrant=False) if recompute else encode(extra))[:0])
-    rows = world.gather(torch.cat(parts), [len(share) for share in shares])
+    # Under ZeRO-3 a worker that runs fewer chunks than the others would leave them waiting for its weights.
+    idle = [pack([texts[0]], device)] * (max(map(len, plans)) - len(own))
+    # The backward pass begins with what was encoded last and needs its activations at once: to drop them saves nothing.
+    num_recomputed = len(chunks) + len(idle) - 1 if recompute else 0
+    parts = [
+        checkpoint(encode, chunk, use_reentrant=False) if place < num_recomputed else encode(chunk)
+        for place, chunk in enumerate(chunks + idle)
+    ]
+    encoded = torch.cat(parts)[: len(shares[world.rank])]
+    rows = world.gather(encoded, [len(share) for share in shares])
     gathered = np.concatenate([indices for plan in plans for indices in plan])
     place_of_text = torch.from_numpy(np.argsort(gathered)).to(device)
-    attended_tokens, squared_lengths = world.sums(
-        sum(chunk.attended_tokens for chunk in chunks), sum(chunk.squared_lengths for chunk in chunks)
+    recomputed = chunks[:num_recomputed]
+    attended_tokens, squared_lengths, recomputed_tokens, recomputed_squared_lengths = world.sums(
+        sum(chunk.attended_tokens for chunk in chunks),
+        sum(chunk.squared_lengths for chunk in chunks),
+        sum(len(chunk.token_ids) if encoder.packed else chunk.attended_tokens for chunk in recomputed),
+        sum(chunk.squared_lengths for chunk in recomputed),
     )
     tokens = sum(len(text) for text in texts)
     return Embedded(
@@ -79,6 +90,8 @@ def embed(
         computed_tokens=tokens if encoder.packed else attended_tokens,
         attended_tokens=attended_tokens,
         squared_lengths=squared_lengths,
+        recomputed_tokens=recomputed_tokens,
+        recomputed_squared_lengths=recomputed_squared_lengths,
     )
 
 

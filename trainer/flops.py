@@ -34,19 +34,27 @@ def num_tokens(budget_flops: int, counts: ParameterCounts, method: Method) -> in
 
 
 def measured_flops(
-    shape: ModelShape, method: Method, *, tokens: int, squared_lengths: int, recompute: bool = False
+    shape: ModelShape,
+    method: Method,
+    *,
+    tokens: int,
+    squared_lengths: int,
+    recomputed_tokens: int = 0,
+    recomputed_squared_lengths: int = 0,
 ) -> int:
     """FLOPs of matrix products in one forward and backward pass: linears, adapters and attention.
 
     ``tokens`` is the tokens computed; ``squared_lengths`` the sum over texts of the computed length squared, padding
     inside an attention group included (a kernel that skips the upper triangle does half of the attention's share).
+    The recomputed ones of both are computed a second time in the backward pass.
     Checked against ``torch.utils.flop_counter`` (tests/trainer/test_flops.py). Norms, biases, activation functions,
     softmax, pooling and the loss are left out, as the counter does. One case is an upper bound: where bias-only trains
     no bias before the first block's attention (Qwen2), that attention's inputs need no gradients in truth.
     """
     forward = forward_flops(shape, method, tokens=tokens, squared_lengths=squared_lengths)
     backward = _backward_flops(shape, method, tokens=tokens, squared_lengths=squared_lengths)
-    return forward * (2 if recompute else 1) + backward
+    again = forward_flops(shape, method, tokens=recomputed_tokens, squared_lengths=recomputed_squared_lengths)
+    return forward + backward + again
 
 
 def forward_flops(shape: ModelShape, method: Method, *, tokens: int, squared_lengths: int) -> int:

@@ -101,12 +101,11 @@ def train(spec: TrialSpec, placement: Placement, files: TrialFiles, report: Repo
 
 
 def _with_less_memory(placement: Placement, hyperparameters: Hyperparameters) -> Placement | None:
-    """A placement that needs less: activations computed again, then half the chunk, down to one text."""
-    if not placement.recompute:
-        return replace(placement, recompute=True)
-    if placement.chunk_tokens <= hyperparameters.max_length:
+    """Half the chunk, down to one text, and all but one chunk's activations computed again."""
+    smallest = hyperparameters.max_length
+    if placement.recompute and placement.chunk_tokens <= smallest:
         return None
-    return replace(placement, chunk_tokens=max(placement.chunk_tokens // 2, hyperparameters.max_length))
+    return replace(placement, recompute=True, chunk_tokens=max(placement.chunk_tokens // 2, smallest))
 
 
 def train_worker(
@@ -223,7 +222,8 @@ def _step(trial: _Trial, progress: _Progress, batch: Batch) -> CurvePoint:
             spec.method,
             tokens=embedded.computed_tokens,
             squared_lengths=embedded.squared_lengths,
-            recompute=placement.recompute,
+            recomputed_tokens=embedded.recomputed_tokens,
+            recomputed_squared_lengths=embedded.recomputed_squared_lengths,
         ),
         tokens=spent.tokens + embedded.tokens,
         padded_tokens=spent.padded_tokens + embedded.attended_tokens,

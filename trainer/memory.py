@@ -100,7 +100,8 @@ def estimate(load: StepLoad, placement: Placement) -> MemoryEstimate:
     chunk of the backward pass, which begins with the last and shortest one, ``A(t - rest) + G + temporaries(C)``; the
     end of a chunk, ``G`` and the chunk's own gradient of the embedding table; the update. One backward pass over n > 1
     chunks adds up each gradient before the engine sees it, so ``G`` is whole on every worker, whatever the ZeRO stage.
-    With recomputation ``A`` at the end of the forward pass is nothing, and ``A(C)`` later.
+    With recomputation the last chunk alone is kept, so ``A`` is ``A(rest)`` at the end of the forward pass, and later
+    ``A(C)``.
 
     *Activations* (``_Activations``): what autograd saves in each block that has something to train in or before it.
 
@@ -118,7 +119,7 @@ def estimate(load: StepLoad, placement: Placement) -> MemoryEstimate:
     indices = INDICES_PER_TOKEN * INDEX_BYTES * tokens
     if placement.recompute:
         held = kept.of_chunk(chunk)
-        end_of_forward = float(loss)
+        end_of_forward = kept.of_chunk(rest) + max(loss, kept.temporaries(rest))
         later = held + kept.temporaries(chunk)
     else:
         earlier = kept.of_chunk(chunk) * (num_chunks - 1)

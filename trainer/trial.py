@@ -190,7 +190,7 @@ class Placement:
     chunk_tokens: int = 16384
     """Tokens a worker encodes at a time; smaller needs less memory."""
     recompute: bool = False
-    """Drop a chunk's activations and compute them again in the backward pass."""
+    """Drop the activations of all chunks but the last, and compute them again in the backward pass."""
     checkpoint_seconds: float = 60
     """Wall time between checkpoints."""
 

@@ -81,8 +81,6 @@ def test_intervals_are_neither_narrow_nor_endless() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("noise", [0.01, 0.02, 0.03])
-def test_one_seed_a_cell(noise: float) -> None:
-    seen = coverage([FULL, LORA, FREEZE, BIAS], noise=noise, num_sweeps=200)
-    print(noise, seen)
+def test_one_seed_a_cell() -> None:
+    seen = coverage([FULL, LORA, FREEZE, BIAS], noise=0.02, num_sweeps=200)
     assert all(0.85 <= share <= 0.95 for share in seen.values()), seen

@@ -69,7 +69,11 @@ def test_a_zero_3_lora_trial_killed_twice_ends_on_one_worker_as_the_undisturbed_
     assert losses == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.mark.parametrize("stage", [None, 2, 3], ids=lambda stage: f"stage-{stage}")
+@pytest.mark.parametrize(
+    "stage",
+    [None, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (2, 3))],
+    ids=lambda stage: f"stage-{stage}",
+)
 def test_a_killed_gang_ends_bit_for_bit_as_an_undisturbed_one_of_its_size(
     stage: int | None, world: Path, tmp_path: Path
 ) -> None:

@@ -151,8 +151,8 @@ def test_out_of_memory_goes_on_with_less_and_the_same_loss(
     monkeypatch.setattr(loop, "embed", embed_in_little_memory)
     monkeypatch.setattr(loop, "_evaluate", lambda trial: (expected.metrics, 0))
     result = train(spec, Placement(chunk_tokens=150), files(world, tmp_path / "little"), ignore)
-    assert seen[:4] == [(150, False), (150, True), (75, True), (37, True)]
-    assert result.num_out_of_memory == 3
+    assert seen[:3] == [(150, False), (75, True), (37, True)]
+    assert result.num_out_of_memory == 2
     assert (result.placement.chunk_tokens, result.placement.recompute) == (37, True)
     losses, wanted = ([point.train_loss for point in r.curve] for r in (result, expected))
     assert losses == pytest.approx(wanted, abs=1e-4)
