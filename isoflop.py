@@ -8,35 +8,30 @@ from __future__ import annotations
 
 import errno
 import json
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from cluster.answers import (
+    emit_sweep,
+    find_prepared,
+    plan_of,
+    prepare_for,
+    prepare_source,
+    prepared_of,
+    say,
+    service_of,
+    tell,
+    write_report_of,
+)
+from trainer.refusal import is_of_a_new_folder, is_ours
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from analysis.recommend import Recommendation
-    from cluster.status import SweepStatus
-    from sweeps.plan import Plan
-    from sweeps.spec import SweepSpec
     from sweeps.store import Store
-    from trainer.data import DataSource
-    from trainer.prepare import Prepared
-
-# Until the data are prepared a plan has to assume: measured once on the nano pairs; the paper's constant elsewhere.
-NANO_TOKENS_PER_PAIR, NANO_NUM_PAIRS = 49.0, 64_000
-PAPER_TOKENS_PER_PAIR = 78.0
-NANO_NOTES = (
-    "These are nano models on docstrings and code: the sweep is real, but its exponents are not those of models of "
-    "useful size, nor the paper's.",
-    "Plain word matching (BM25) retrieves these pairs better than any of these models.",
-)
 
 app = typer.Typer(
     help="How to spend a GPU budget on turning a decoder language model into a text-embedding model.",
@@ -75,12 +70,14 @@ def data(
     from trainer.data import DataSource
     from trainer.ladder import LADDERS
 
+    if max_length < 2:
+        raise ValueError(f"--max-length is {max_length}: give at least 2 tokens")
     console = _console(err=as_json)
     if source in preset_names() or Path(source).suffix in (".yaml", ".yml"):
-        prepared = _prepare(read_spec(source), console)
+        prepared = prepare_for(read_spec(source), console)
     else:
         names = models or [shape.name for shape in LADDERS["nano"]]
-        prepared = _prepare_source(DataSource(source=source), names, max_length, console)
+        prepared = prepare_source(DataSource(source=source), names, max_length, console)
     if as_json:
         _print_json(json.loads(prepared.to_json()))
     else:
@@ -96,7 +93,7 @@ def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
     from sweeps.spec import read_spec
 
     read = read_spec(spec)
-    planned = _plan(read, _find(read))
+    planned = plan_of(read, find_prepared(read))
     if as_json:
         _print_json(tables.plan_record(read.name, planned))
     else:
@@ -106,17 +103,20 @@ def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
 @app.command(no_args_is_help=True)
 def launch(spec: SpecArgument, store: StoreOption = None) -> None:
     """Run a sweep on this machine, and say what it means."""
+    from cluster.drive import drive
     from sweeps.spec import read_spec
 
     read = read_spec(spec)
-    _drive(read, store or Path("stores") / read.name)
+    drive(read, store or Path("stores") / read.name, _console())
 
 
 @app.command(no_args_is_help=True)
 def resume(store: StoreArgument) -> None:
     """Go on with a sweep that was stopped or died."""
+    from cluster.drive import drive
+
     opened = _open(store)
-    _drive(opened.spec, opened.root)
+    drive(opened.spec, opened.root, _console())
 
 
 @app.command(no_args_is_help=True)
@@ -126,7 +126,7 @@ def status(store: StoreArgument, as_json: JsonOption = False) -> None:
     from cluster.status import read_status
 
     opened = _open(store)
-    found = read_status(opened, _plan(opened.spec, _prepared_of(opened)))
+    found = read_status(opened, plan_of(opened.spec, prepared_of(opened)))
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -178,21 +178,103 @@ def fit(
     if as_json:
         _print_json(records(*found))
     else:
-        _say(_console(), "\n".join(sentences(*found)))
+        say(_console(), "\n".join(sentences(*found)))
 
 
 @app.command(no_args_is_help=True)
 def recommend(
     store: StoreArgument,
-    budget: Annotated[float, typer.Option("--budget", metavar="FLOPS", help="Training FLOPs, such as 1e12.")],
+    budget: Annotated[float | None, typer.Option(metavar="FLOPS", help="Training FLOPs, such as 1e12.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(metavar="H", help="Instead: hours of one --device.")] = None,
+    money: Annotated[float | None, typer.Option(metavar="M", help="Instead: what --price is paid from.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="GPU", help="Such as H100: for hours, memory, latency.")] = None,
+    price: Annotated[float | None, typer.Option(metavar="P", help="Of an hour of the device.")] = None,
+    mfu: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of the device's peak (default: as measured, else 0.35).")
+    ] = None,
+    max_params: Annotated[float | None, typer.Option(metavar="N", help="All parameters of the model.")] = None,
+    max_latency: Annotated[float | None, typer.Option(metavar="MS", help="Of a query, estimated.")] = None,
+    max_width: Annotated[float | None, typer.Option(metavar="W", help="Numbers in an embedding.")] = None,
+    queries: Annotated[float | None, typer.Option(metavar="Q", help="Serve so many a month.")] = None,
+    documents: Annotated[float | None, typer.Option(metavar="N", help="Embed so many for the index.")] = None,
+    reembed: Annotated[float | None, typer.Option(metavar="R", help="Embed them R times more (default: 0).")] = None,
+    months: Annotated[float | None, typer.Option(metavar="M", help="Months of service (default: 12).")] = None,
+    emit: Annotated[
+        Path | None, typer.Option(metavar="SPEC", help="Write the sweep that trains it; the file must not be there.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what to train at a budget, and what loss to expect."""
-    [found] = _recommend(_open(store), [_whole_flops(budget)])
+    """Say what to train for a budget, hours or money, what loss to expect, and what it costs to serve."""
+    from analysis.constraints import Constraints
+    from analysis.frontier import fit_frontier
+    from analysis.hardware import budget_from, hardware
+    from analysis.lifetime import lifetime
+    from analysis.recommend import recommend as recommend_at
+
+    opened = _open(store)
+    rows, prepared = opened.read_trials(), prepared_of(opened)
+    tokens, shapes = prepared.statistics, [model.shape for model in prepared.models.values()]
+    if device is None and (price is not None or mfu is not None):
+        raise ValueError("--price or --mfu is given without a device: give --device, such as --device H100")
+    machine = None if device is None else hardware(rows, device, mfu=mfu, price_per_hour=price)
+    constraints = Constraints(
+        max_params=max_params,
+        max_width=max_width,
+        max_latency_ms=max_latency,
+        tokens_per_query=tokens.query.mean_at_max_length,
+        hardware=machine,
+    )
+    frontier, flops = fit_frontier(rows), budget_from(budget, gpu_hours, money, machine)
+    answer = recommend_at(frontier, flops, shapes, tokens.tokens_per_pair, constraints)
+    service = service_of(tokens, queries_per_month=queries, documents=documents, reembeddings=reembed, months=months)
+    life = None if service is None else lifetime(frontier, answer, constraints.allowed(shapes), service)
+    if emit is not None:
+        emit_sweep(emit, opened.spec, answer)
+    if as_json:
+        _print_json(answer.to_dict() | {"lifetime": None if life is None else life.to_dict()})
+        return
+    tell(_console(), (*answer.sentences(), *(life.sentences() if life else ())))
+    if emit is not None:
+        say(_console(), f"sweep: {emit}")
+
+
+@app.command("next", no_args_is_help=True)
+def next_cells(
+    store: StoreArgument,
+    flops: Annotated[float, typer.Option(metavar="FLOPS", help="Training FLOPs to spend on more cells.")],
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="FLOPS", help="The budget to know more about (default: twice the largest measured)."),
+    ] = None,
+    of: Annotated[str, typer.Option("--of", metavar="WHAT", help="loss, or size: the optimal one.")] = "loss",
+    as_json: JsonOption = False,
+) -> None:
+    """Say which cells to run next, to know the most about a budget."""
+    from analysis.design import CellRules, design
+    from analysis.frontier import fit_frontier
+
+    opened = _open(store)
+    spec, prepared = opened.spec, prepared_of(opened)
+    manifest = prepared.manifest
+    rules = CellRules(
+        tokens_per_pair=prepared.statistics.tokens_per_pair,
+        pairs_per_epoch=manifest.pairs_per_epoch or manifest.num_pairs["train"],
+        batch_size=spec.fixed.batch_size,
+        min_steps=spec.limits.min_steps,
+        max_epochs=spec.limits.max_epochs,
+    )
+    found = design(
+        fit_frontier(opened.read_trials()),
+        flops,
+        [model.shape for model in prepared.models.values()],
+        rules,
+        target_budget_flops=None if budget is None else _whole_flops(budget),
+        quantity=of,
+    )
     if as_json:
         _print_json(found.to_dict())
     else:
-        _tell(_console(), found)
+        tell(_console(), found.sentences())
 
 
 @app.command(no_args_is_help=True)
@@ -205,11 +287,11 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a sweep's report: one HTML page, and its figures."""
-    page = _write_report(_open(store), None if budget is None else _whole_flops(budget))
+    page = write_report_of(_open(store), None if budget is None else _whole_flops(budget))
     if as_json:
         _print_json({"report": str(page)})
     else:
-        _say(_console(), f"report: {page}")
+        say(_console(), f"report: {page}")
 
 
 @app.command(no_args_is_help=True)
@@ -225,7 +307,7 @@ def export(
 
     opened = _open(store)
     result = find_trial(opened, trial)
-    prepared = _prepared_of(opened)
+    prepared = prepared_of(opened)
     from trainer.export import export as export_model
     from trainer.prepare import default_cache
 
@@ -239,7 +321,7 @@ def export(
     )
     assert result.metrics is not None
     which = "" if trial else ", the least of all trials with weights"
-    _say(_console(), f"trial {result.spec.trial_id} with a loss of {result.metrics.loss:.4f}{which}: {out}")
+    say(_console(), f"trial {result.spec.trial_id} with a loss of {result.metrics.loss:.4f}{which}: {out}")
 
 
 def main() -> None:
@@ -247,23 +329,16 @@ def main() -> None:
     try:
         app(prog_name="isoflop")
     except ValueError as error:
-        if not _is_ours(error):
+        if not is_ours(error):
             raise
         _refuse(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        nowhere = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) and is_of_a_new_folder(error)
+        if not (full or nowhere or error.errno in (errno.EACCES, errno.EROFS)):
             raise
-        _refuse(f"{error.filename or 'a file'} cannot be written ({error.strerror}): make room, or give another folder")
-
-
-def _is_ours(error: ValueError) -> bool:
-    """Whether our own code raised it, with a sentence for a person. Any other is a fault and shows its traceback."""
-    traceback = error.__traceback__
-    assert traceback is not None
-    while traceback.tb_next:
-        traceback = traceback.tb_next
-    package = traceback.tb_frame.f_globals["__name__"].partition(".")[0]
-    return package in ("isoflop", "__main__", "cluster", "sweeps", "analysis", "trainer")
+        mend = "make room, or give another folder" if full else "give another folder"
+        _refuse(f"{error.filename or 'a file'} cannot be written ({error.strerror}): {mend}")
 
 
 def _refuse(sentence: str) -> NoReturn:
@@ -295,178 +370,6 @@ def _open(name: str) -> Store:
     named = Path("stores") / name
     is_name = not Path(name).exists() and Path(name).name == name and named.exists()
     return Store.open((named if is_name else Path(name)).resolve())
-
-
-def _source(spec: SweepSpec) -> DataSource:
-    from trainer.data import DataSource
-
-    return DataSource.from_dict(asdict(spec.data))
-
-
-def _find(spec: SweepSpec) -> Prepared | None:
-    from trainer.prepare import default_cache, find
-
-    return find(_source(spec), spec.models, max_length=spec.fixed.max_length, cache=default_cache())
-
-
-def _prepare(spec: SweepSpec, console: Console) -> Prepared:
-    return _prepare_source(_source(spec), spec.models, spec.fixed.max_length, console)
-
-
-def _prepare_source(source: DataSource, models: Sequence[str], max_length: int, console: Console) -> Prepared:
-    from cluster.view import preparing
-    from trainer.prepare import default_cache, prepare
-
-    with preparing(console) as report:
-        return prepare(source, models, max_length=max_length, cache=default_cache(), report=report)
-
-
-def _plan(spec: SweepSpec, prepared: Prepared | None) -> Plan:
-    from sweeps.plan import DataFacts
-    from sweeps.plan import plan as plan_cells
-    from trainer.ladder import SHAPES
-
-    if prepared is None:
-        nano = spec.data.source == "nano"
-        facts = DataFacts(
-            num_train_pairs=NANO_NUM_PAIRS if nano else None,
-            tokens_per_pair=NANO_TOKENS_PER_PAIR if nano else PAPER_TOKENS_PER_PAIR,
-            measured=False,
-        )
-        return plan_cells(spec, facts, SHAPES)
-    facts = DataFacts(
-        num_train_pairs=prepared.manifest.num_pairs["train"],
-        tokens_per_pair=prepared.statistics.tokens_per_pair,
-        measured=True,
-        pairs_per_epoch=prepared.manifest.pairs_per_epoch,
-    )
-    return plan_cells(spec, facts, {name: model.shape for name, model in prepared.models.items()})
-
-
-def _prepared_of(store: Store) -> Prepared:
-    from trainer.prepare import Prepared
-
-    return Prepared.from_json(store.prepared)
-
-
-def _begun(root: Path) -> Prepared | None:
-    """What a sweep with rows was begun with, where that is still there: what was installed since is no matter."""
-    from sweeps.store import Store
-    from trainer.prepare import is_there
-
-    if not (root / "sweep.yaml").exists() or not Store.open(root).trial_ids():
-        return None
-    prepared = _prepared_of(Store.open(root))
-    return prepared if is_there(prepared) else None
-
-
-def _drive(spec: SweepSpec, root: Path) -> None:
-    """Prepare, run what has no row, report. Ends the process with status 1 where a trial failed."""
-    from cluster import tables
-    from cluster.driver import announce, driving
-    from cluster.local import local_ray
-    from cluster.status import read_status
-    from cluster.view import watching
-    from sweeps.plan import studies
-    from sweeps.store import Store
-    from trainer.prepare import default_cache
-
-    console = _console()
-    if (root / "sweep.yaml").exists() and Store.open(root).spec.hash != spec.hash:
-        Store.create(root, spec, prepared="")  # refuses, and says which field differs, before minutes of preparation
-    prepared = _begun(root) or _prepare(spec, console)
-    planned = _plan(spec, prepared)
-    shapes = {name: model.shape for name, model in prepared.models.items()}
-    revisions = {name: model.revision for name, model in prepared.models.items()}
-    all_studies = studies(spec, planned, data=prepared.manifest.hash, revisions=revisions, shapes=shapes)
-    store = Store.create(root.resolve(), spec, prepared.to_json())
-    console.print(tables.plan_summary(spec.name, planned))
-    with driving(store.root), _stoppable(store, console):
-        if len(store.trial_ids()) < planned.total.num_trials:
-            with local_ray(default_cache()) as ray:
-                from cluster.tune import run
-
-                announce(store.root, ray.dashboard)
-                _say(console, f"dashboard: {ray.dashboard} (its token: {ray.token_file})")
-                with watching(console) as show:
-                    outcome = run(all_studies, prepared, store, spec.resources, show)
-            if outcome.stopped_by:
-                name = outcome.stopped_by.name
-                _say(console, f"stopped by {name}, and nothing is lost: go on with 'isoflop resume {store.root}'")
-                sys.exit(128 + outcome.stopped_by)
-        _conclude(store, read_status(store, planned), console)
-
-
-@contextmanager
-def _stoppable(store: Store, console: Console) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the process cleanly here too, before and after trials run, and say how to go on."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    except KeyboardInterrupt:
-        _say(console, f"stopped, and nothing is lost: go on with 'isoflop resume {store.root}'")
-        sys.exit(128 + signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _conclude(store: Store, found: SweepStatus, console: Console) -> None:
-    """Say what the sweep found and write its report. Ends the process with status 1 where a trial failed."""
-    if found.failures:
-        _say(console, f"{len(found.failures)} of {found.num_trials} trials failed: isoflop status {store.root}")
-    measured = [group.budget_flops for group in found.groups if group.best_loss is not None]
-    for answer in _recommend(store, [max(measured), 2 * max(measured)]) if measured else ():
-        console.print()
-        _tell(console, answer)
-    if not measured:
-        _say(console, "no trial is complete, so nothing can be recommended")
-    _say(console, f"\nreport: {_write_report(store, None)}")
-    if found.failures or not measured:
-        sys.exit(1)
-
-
-def _say(console: Console, text: str) -> None:
-    """Words as they are: a path or a command is to be copied, so no line is broken."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
-def _tell(console: Console, answer: Recommendation) -> None:
-    """Sentences to be read: broken between words where a person looks at a screen."""
-    sentences = "\n".join(answer.sentences())
-    console.print(sentences, soft_wrap=not console.is_terminal, highlight=False, markup=False)
-
-
-def _recommend(store: Store, budgets_flops: Sequence[int]) -> list[Recommendation]:
-    from analysis.frontier import fit_frontier
-    from analysis.recommend import recommend as recommend_at
-
-    frontier = fit_frontier(store.read_trials())
-    prepared = _prepared_of(store)
-    shapes = [model.shape for model in prepared.models.values()]
-    return [recommend_at(frontier, budget, shapes, prepared.statistics.tokens_per_pair) for budget in budgets_flops]
-
-
-def _write_report(store: Store, budget_flops: int | None) -> Path:
-    from analysis.frontier import fit_frontier
-    from analysis.report import ReportContext, write_report
-    from cluster import tables
-
-    rows = store.read_trials()
-    frontier = fit_frontier(rows)
-    recommendation = None
-    if frontier.budgets_flops:
-        [recommendation] = _recommend(store, [budget_flops or 2 * max(frontier.budgets_flops)])
-    spec, prepared = store.spec, _prepared_of(store)
-    planned = _plan(spec, prepared)
-    context = ReportContext(
-        sweep=spec.name,
-        manifest=tuple(tables.data_facts(prepared)),
-        plan=tuple(tables.plan_facts(planned)),
-        left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
-        notes=NANO_NOTES if spec.data.source == "nano" else (),
-    )
-    curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}
-    return write_report(store.root / "report", rows, curves, frontier, recommendation, context)
 
 
 if __name__ == "__main__":

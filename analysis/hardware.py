@@ -6,6 +6,7 @@ no prices of its own: they go stale. Never knows a sweep or what is trained.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import wording
-from trainer.devices import DEVICES, Device, find_device
+from trainer.devices import DEVICES, find_device
 from trainer.trial import Dtype, TrialState
 
 ASSUMED_MFU = 0.35
@@ -86,12 +87,11 @@ def hardware(rows: pd.DataFrame, device: str, *, mfu: float | None, price_per_ho
     known = rows[(rows["state"] == TrialState.COMPLETE) & rows["mfu"].notna()]
     same = known[[find_device(str(name)) == found for name in known["device"]]] if len(known) else known
     used = same if len(same) else known
-    dtype: Dtype = str(used["dtype"].mode().iloc[0]) if len(used) else _fastest(found)  # type: ignore[assignment]
-    peak = found.peak_flops(dtype, tf32=False)
+    dtype, tf32 = _arithmetic(used)
+    peak = found.peak_flops(dtype, tf32=tf32)
     if peak is None:
-        dtype = _fastest(found)
-        peak = found.peak_flops(dtype, tf32=False)
-    assert peak is not None
+        dtype = "float32"
+        peak = found.float32 * 1e12
     share, origin, why = _mfu(mfu, rows, used, is_same=bool(len(same)))
     return Hardware(
         device=" ".join(found.words),
@@ -112,7 +112,8 @@ def budget_from(
     given = {"--budget": budget_flops, "--gpu-hours": gpu_hours, "--money": money}
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
-        raise ValueError(f"{wording.listing(named) or 'no budget'} is given: give one of --budget, --gpu-hours, --money")
+        words = f"{wording.listing(named)} are" if named else "no budget is"
+        raise ValueError(f"{words} given: give one of --budget, --gpu-hours, --money")
     [name] = named
     value = given[name]
     assert value is not None
@@ -150,5 +151,9 @@ def _mfu(
     return ASSUMED_MFU, "assumed", f"assumed: the sweep ran on {where}, whose peak is not known; --mfu gives another"
 
 
-def _fastest(device: Device) -> Dtype:
-    return "float32" if device.bfloat16 is None else "bfloat16"
+def _arithmetic(used: pd.DataFrame) -> tuple[Dtype, bool]:
+    """What most of the trials with an MFU computed in, and whether with TF32; bfloat16 where there are none."""
+    if not len(used):
+        return "bfloat16", False
+    placement = json.loads(used["placement"].mode().iloc[0])
+    return placement["dtype"], placement["tf32"]

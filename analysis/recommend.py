@@ -1,9 +1,11 @@
 """What to train at a budget: method, model, hyperparameters, tokens, the loss to expect, and how sure that is.
 
-Knows the frontier and the shapes of the models that exist. Pure. Never knows rows, files or how it is shown.
+Knows the frontier, the shapes of the models that exist, and what a person asks of a model. Pure. Never knows rows,
+files or how it is shown.
 
-The method is the one with the lowest loss at the budget by the loss laws; the model is the one nearest in log size to
-the method's size law. Where the data carry no law, the nearest measured budget decides and the words say that.
+Each method stands for the model that exists and that it has its lowest loss with, by its laws; the method is the one
+whose loss is the lowest. Where no model is near an optimal size the laws alone rank the methods, and where the data
+carry no law the nearest measured budget decides; the words say that.
 Hyperparameters come from the best trial of the method's nearest cell (nearest budget, then nearest model): they were
 tuned there, not at this budget.
 """
@@ -15,18 +17,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from analysis import wording
-from analysis.fit import WINDOW_FACTOR, Interval, percentile_interval
+from analysis.choice import Alternative, Choice, alternatives, choices, rank, trainable
+from analysis.constraints import FAR_FROM_OPTIMUM, Bite, Constraints, data_bites, ladder_bites, memory_bites
+from analysis.fit import Interval
 from analysis.frontier import Frontier, MethodFrontier, Ranking
+from analysis.hardware import Hardware
 from analysis.profile import Point, Profile
 from trainer.flops import num_tokens
 from trainer.ladder import ModelShape, parameter_counts
+from trainer.memory import StepLoad
 from trainer.trial import Hyperparameters, Method
 
 MAX_EXTRAPOLATION = 4.0
-FAR_FROM_OPTIMUM = 2.0
 CLEAR = 0.9
 
 
@@ -55,11 +58,18 @@ class Recommendation:
     measured: Point | None
     """The method's best point where this very budget was measured."""
     ranking: Ranking
-    """The methods at this budget, each at its own optimal size; where there is no law, at the nearest measured one."""
+    """The methods at this budget, each with its best model that exists; at its own optimal size where no model is near
+    one; at the nearest measured budget where there is no law."""
     measured_budgets_flops: tuple[int, int]
     """The smallest and the largest budget that the recommended method's law rests on."""
+    alternatives: tuple[Alternative, ...]
+    """The runner-up among the methods, then among the models; empty where the laws do not tell."""
+    bites: tuple[Bite, ...]
+    """The limits that it runs into."""
+    hardware: Hardware | None
+    """The device that was asked for."""
     cautions: tuple[str, ...]
-    """What to mind, in sentences, gravest first."""
+    """What to mind, in sentences, gravest first; those of ``bites`` are among them."""
 
     @property
     def extrapolation(self) -> float:
@@ -77,7 +87,9 @@ class Recommendation:
 
     def sentences(self) -> tuple[str, ...]:
         """The answer in a few sentences: what to train, what to expect, with which settings, and what to mind."""
-        return (self._what(), self._expect(), self._settings(), *self.cautions)
+        spent = () if self.hardware is None else (self.hardware.sentence(self.budget_flops),)
+        instead = tuple(one.sentence for one in self.alternatives)
+        return (self._what(), self._expect(), self._settings(), *spent, *instead, *self.cautions)
 
     def _what(self) -> str:
         return (
@@ -138,33 +150,41 @@ class Recommendation:
             "measured_budgets_flops": list(self.measured_budgets_flops),
             "inside": self.inside,
             "extrapolation": self.extrapolation,
+            "alternatives": [one.to_dict() for one in self.alternatives],
+            "bites": [bite.to_dict() for bite in self.bites],
+            "hardware": None if self.hardware is None else self.hardware.to_dict(self.budget_flops),
             "cautions": list(self.cautions),
             "sentences": list(self.sentences()),
         }
 
 
 def recommend(
-    frontier: Frontier, budget_flops: int, shapes: Sequence[ModelShape], tokens_per_pair: float
+    frontier: Frontier,
+    budget_flops: int,
+    shapes: Sequence[ModelShape],
+    tokens_per_pair: float,
+    constraints: Constraints | None = None,
 ) -> Recommendation:
-    """What to train with ``budget_flops`` booked FLOPs, among the models of ``shapes``.
+    """What to train with ``budget_flops`` booked FLOPs, among the models of ``shapes`` that keep the ``constraints``.
 
-    ``tokens_per_pair`` is the mean real tokens of a pair. Raises ``ValueError`` where nothing is complete yet, and for
-    a budget that is not positive.
+    ``tokens_per_pair`` is the mean real tokens of a pair. Raises ``ValueError`` where nothing is complete yet, for a
+    budget that is not positive, and where the constraints leave no model.
     """
     if budget_flops <= 0:
         raise ValueError(f"budget is {budget_flops} FLOPs: give a number above 0")
     if not frontier.rankings:
         raise ValueError("trials: none is complete, so nothing can be recommended; let the sweep finish some first")
-    ranking = frontier.ranking_by_laws(budget_flops)
-    if not ranking.standings:
-        ranking = min(frontier.rankings, key=lambda measured: _distance(measured.budget_flops, budget_flops))
+    constraints = constraints or Constraints()
+    allowed = constraints.allowed(shapes)
+    found = choices(frontier, budget_flops, allowed)
+    ranking = rank(budget_flops, found) if found else _ranking_without_models(frontier, budget_flops)
     method = frontier.method(ranking.standings[0].method)
     profile = min(method.profiles, key=lambda profile: _distance(profile.budget_flops, budget_flops))
     here = profile if profile.budget_flops == budget_flops else None
     size, size_interval = _optimal_size(method, here, budget_flops)
     wanted = size or profile.best.num_params
-    shape = min(shapes, key=lambda shape: _distance(shape.num_params_non_embedding, wanted))
-    loss, loss_interval = _expected_loss(method, here, budget_flops, shape, ranking)
+    shape = found[0].shape if found else _nearest(trainable(allowed, method.method), wanted)
+    loss, loss_interval = _expected_loss(found, here, ranking, _distance(shape.num_params_non_embedding, wanted))
     point = min(profile.points, key=lambda point: _distance(point.num_params, shape.num_params_non_embedding))
     tokens = num_tokens(budget_flops, parameter_counts(shape, method.method), method.method)
     pairs = int(tokens / tokens_per_pair)
@@ -187,14 +207,30 @@ def recommend(
         measured=here.best if here else None,
         ranking=ranking,
         measured_budgets_flops=(min(measured), max(measured)),
+        alternatives=alternatives(budget_flops, found, allowed) if found else (),
+        bites=(),
+        hardware=constraints.hardware,
         cautions=(),
+    )
+    load = StepLoad(
+        shape=shape,
+        method=method.method,
+        batch_size=draft.hyperparameters.batch_size,
+        tokens=math.ceil(draft.hyperparameters.batch_size * tokens_per_pair),
+    )
+    bites = (
+        *_constraint_bites(frontier, draft, shapes, constraints),
+        *ladder_bites(shape, size, allowed),
+        *data_bites(draft.epochs, max(point.epochs for one in method.profiles for point in one.points)),
+        *(memory_bites(load, constraints.hardware) if constraints.hardware else ()),
     )
     cautions = (
         *_budget_cautions(draft, method, profile),
-        *_size_cautions(draft, profile),
-        *_data_cautions(draft, method),
+        *_size_cautions(draft, profile, bites),
+        *(bite.sentence for bite in bites),
+        *_left_out_cautions(frontier, found),
     )
-    return replace(draft, cautions=cautions)
+    return replace(draft, bites=bites, cautions=cautions)
 
 
 def describe(method: Method) -> str:
@@ -221,27 +257,32 @@ def _optimal_size(
     return None, None
 
 
-def _expected_loss(
-    method: MethodFrontier, here: Profile | None, budget_flops: int, shape: ModelShape, ranking: Ranking
-) -> tuple[float | None, Interval | None]:
-    """The law's loss plus the cost of rounding the size: the nearest parabola's curvature times the distance squared.
+def _ranking_without_models(frontier: Frontier, budget_flops: int) -> Ranking:
+    by_laws = frontier.ranking_by_laws(budget_flops)
+    if by_laws.standings:
+        return by_laws
+    return min(frontier.rankings, key=lambda measured: _distance(measured.budget_flops, budget_flops))
 
-    No number where the model is further from the optimum than a parabola reaches. Without a law, and at a
-    budget that has an optimum of its own, the method's standing at that budget.
+
+def _nearest(shapes: Sequence[ModelShape], num_params: float) -> ModelShape:
+    return min(shapes, key=lambda shape: _distance(shape.num_params_non_embedding, num_params))
+
+
+def _expected_loss(
+    found: Sequence[Choice], here: Profile | None, ranking: Ranking, off: float
+) -> tuple[float | None, Interval | None]:
+    """The first standing's loss, where it is that of a model: by the laws, or measured at this very budget.
+
+    ``off`` is the distance of the model from the optimum, in log: without a law it must be next to it.
     """
-    if method.loss_law is None or (here is not None and here.optimum is not None):
-        first = ranking.standings[0]
-        return (None, None) if here is None else (first.loss, first.loss_interval)
-    loss, draws = method.loss_law.at(budget_flops), method.loss_law.draws_at(budget_flops)
-    if method.size_law is not None:
-        if _distance(shape.num_params_non_embedding, method.size_law.at(budget_flops)) > math.log(WINDOW_FACTOR):
-            return None, None
-        optima = [(p.budget_flops, p.optimum) for p in method.profiles if p.optimum is not None]
-        _, nearest = min(optima, key=lambda one: _distance(one[0], budget_flops))
-        size = math.log10(shape.num_params_non_embedding)
-        loss += nearest.parabola.curvature * (size - math.log10(method.size_law.at(budget_flops))) ** 2
-        draws = draws + nearest.parabola.curvature * (size - np.log10(method.size_law.draws_at(budget_flops))) ** 2
-    return loss, percentile_interval(draws)
+    first = ranking.standings[0]
+    if found or (here is not None and ranking.budget_flops == here.budget_flops and _is_next(off, first.is_optimum)):
+        return first.loss, first.loss_interval
+    return None, None
+
+
+def _is_next(off: float, is_optimum: bool) -> bool:
+    return off <= math.log(FAR_FROM_OPTIMUM) if is_optimum else off == 0
 
 
 def _hyperparameters(point: Point, shape: ModelShape, shapes: Sequence[ModelShape]) -> Hyperparameters:
@@ -280,28 +321,45 @@ def _budget_cautions(draft: Recommendation, method: MethodFrontier, profile: Pro
     return cautions
 
 
-def _size_cautions(draft: Recommendation, profile: Profile) -> list[str]:
+def _size_cautions(draft: Recommendation, profile: Profile, bites: Sequence[Bite]) -> list[str]:
     if draft.optimal_num_params is None:
         return [
             f"The best size for this budget is not known: the model is the best of {len(profile.points)} measured with "
             f"{draft.method.label} at {wording.flops(profile.budget_flops)}."
         ]
     ratio = draft.num_params / draft.optimal_num_params
-    if max(ratio, 1 / ratio) <= FAR_FROM_OPTIMUM:
+    at_the_end = any(bite.kind in ("largest_model", "smallest_model") for bite in bites)
+    if at_the_end or max(ratio, 1 / ratio) <= FAR_FROM_OPTIMUM:
         return []
     return [
         f"The optimal size is {wording.count(draft.optimal_num_params)} non-embedding parameters; the nearest model "
-        f"that exists is {wording.times(max(ratio, 1 / ratio))} times {'larger' if ratio > 1 else 'smaller'}."
+        f"that may be chosen is {wording.times(max(ratio, 1 / ratio))} times {'larger' if ratio > 1 else 'smaller'}."
     ]
 
 
-def _data_cautions(draft: Recommendation, method: MethodFrontier) -> list[str]:
-    most = max(point.epochs for profile in method.profiles for point in profile.points)
-    if draft.epochs <= max(1.0, most):
+def _left_out_cautions(frontier: Frontier, found: Sequence[Choice]) -> list[str]:
+    """Methods with a law that are not ranked, since no model is near their optimal size."""
+    ranked = {choice.method.label for choice in found}
+    out = [m.label for m in frontier.methods if m.loss_law is not None and m.label not in ranked]
+    if not ranked or not out:
         return []
+    return [f"Not compared, since no model that may be chosen is near the optimal size: {wording.listing(out)}."]
+
+
+def _constraint_bites(
+    frontier: Frontier, draft: Recommendation, shapes: Sequence[ModelShape], constraints: Constraints
+) -> list[Bite]:
+    """The limits that the model breaks which would be chosen without them, and what they cost."""
+    free = choices(frontier, draft.budget_flops, shapes)
+    wanted = free[0].shape if free else _nearest(shapes, draft.optimal_num_params or draft.num_params)
     return [
-        f"The data would be seen {wording.times(draft.epochs)} times, but at most {wording.times(most)} times in what "
-        "was measured: repeated pairs teach less than the law expects, so get more data or a larger model."
+        replace(
+            bite,
+            sentence=f"Without this limit it would be {wanted.name}"
+            f"{f' by {free[0].method.label}' if free else ''}, but {bite.sentence}"
+            + (f": that costs {draft.loss - free[0].loss:.3f} of loss." if free and draft.loss is not None else "."),
+        )
+        for bite in constraints.broken_by(wanted)
     ]
 
 

@@ -154,8 +154,13 @@ def _train(assignment: Assignment, report: Callable[[CurvePoint], None]) -> Tria
         return failed(assignment, message, max((attempt["spending"] for attempt in attempts), key=_booked))
 
 
-def failed(assignment: Assignment, error: str, spending: Mapping[str, int] | None = None) -> TrialResult:
-    """The row of a trial that cannot be finished, with what it had spent at the last point it reported."""
+def failed(
+    assignment: Assignment, error: str, spending: Mapping[str, int] | None = None, *, here: bool = True
+) -> TrialResult:
+    """The row of a trial that cannot be finished, with what it had spent at the last point it reported.
+
+    ``here`` says whether it ran on this machine: a driver has no device to ask for.
+    """
     from trainer.environment import environment  # loads torch, which a driver needs for this row alone
 
     return TrialResult(
@@ -164,7 +169,7 @@ def failed(assignment: Assignment, error: str, spending: Mapping[str, int] | Non
         metrics=None,
         spending=Spending(**(spending or {})),
         counts=parameter_counts(assignment.shape, assignment.spec.method),
-        environment=environment(assignment.placement),
+        environment=environment(assignment.placement if here else None),
         placement=assignment.placement,
         epochs=0.0,
         train_loss=None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from sweeps.spec import Resources
 from trainer.devices import find_device
-from trainer.memory import GIB, StepLoad, estimate
+from trainer.memory import GIB, MemoryEstimate, StepLoad, estimate
 from trainer.trial import Dtype, Placement
 
 DEVICE_FILL = 0.92
@@ -22,6 +22,9 @@ CHUNK_TOKENS = 16384
 SMALLEST_CHUNK_TOKENS = 1024
 DEVIATIONS = 4
 """A step in about 30,000 has more tokens than the mean and so many standard deviations."""
+
+
+_Need = tuple[Placement, MemoryEstimate]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,21 +66,44 @@ def place(load: StepLoad, resources: Resources, machines: Sequence[Machine]) -> 
         )
     needs = [(candidate, estimate(load, candidate)) for candidate in candidates]
     host = HOST_FILL * max(machine.memory_bytes for machine in machines)
-    for placement, memory in needs:
-        fits_host = memory.host * placement.num_workers <= host
-        if memory.total <= _room(placement, resources, machines) and fits_host:
+    fitting = [need for need in needs if need[1].total <= _room(need[0], resources, machines)]
+    for placement, memory in fitting:
+        if memory.host * placement.num_workers <= host:
             return placement
+    if not fitting and not resources.gpus_per_trial and resources.memory_gib_per_worker == "auto":
+        placement, memory = min(needs, key=lambda need: need[1].total)
+        if memory.total <= host / placement.num_workers:
+            return placement
+    lack = _lack_of_host(fitting, host) if fitting else _lack(needs, resources, machines, host)
+    raise ValueError(
+        f"model {load.shape.name} with method {load.method.label} and fixed.batch_size {load.batch_size} needs {lack}, "
+        "or leave the model out"
+    )
+
+
+def _lack(needs: Sequence[_Need], resources: Resources, machines: Sequence[Machine], host: float) -> str:
+    """What each worker lacks, and the mend."""
     placement, memory = min(needs, key=lambda need: need[1].total)
     room = _room(placement, resources, machines)
-    if placement.device == "cpu" and resources.memory_gib_per_worker == "auto":
-        room = host / placement.num_workers
-        if memory.total <= room:
-            return placement
-    mend = "give resources.max_gpus_per_trial or larger GPUs" if placement.device == "cuda" else "use a larger machine"
-    raise ValueError(
-        f"model {load.shape.name} with method {load.method.label} and fixed.batch_size {load.batch_size} needs "
-        f"{memory.total / GIB:.1f} GiB on each of {placement.num_workers} workers with {_words(placement)}, and has "
-        f"{room / GIB:.1f} GiB: {mend}, or leave the model out"
+    if resources.memory_gib_per_worker != "auto":
+        mend = "raise resources.memory_gib_per_worker"
+    elif placement.device == "cuda":
+        mend = "give resources.max_gpus_per_trial or larger GPUs"
+    else:
+        room, mend = host / placement.num_workers, "use a larger machine"
+    return (
+        f"{_gib(memory.total)} GiB on each of {placement.num_workers} workers with {_words(placement)}, and has "
+        f"{_gib(room)} GiB: {mend}"
+    )
+
+
+def _lack_of_host(needs: Sequence[_Need], host: float) -> str:
+    """What the machine lacks for what is offloaded to it, and the mend."""
+    placement, memory = min(needs, key=lambda need: need[1].host * need[0].num_workers)
+    return (
+        f"{_gib(memory.host * placement.num_workers)} GiB of the machine's own memory with {_words(placement)} on "
+        f"{placement.num_workers} workers, and has {_gib(host)} GiB: use a machine with more memory, or more or larger "
+        "GPUs"
     )
 
 
@@ -150,10 +176,10 @@ def _chunked(placement: Placement, resources: Resources) -> Iterator[Placement]:
 
 
 def _dtype(resources: Resources, machines: Sequence[Machine]) -> Dtype:
-    """bfloat16 where every GPU has it."""
+    """bfloat16 where every GPU has it and the spec's engine computes well in it."""
     if resources.dtype != "auto":
         return resources.dtype
-    if not resources.gpus_per_trial:
+    if not resources.gpus_per_trial or resources.zero_stage == 0:
         return "float32"
     devices = [find_device(machine.gpu) for machine in machines if machine.num_gpus]
     return "bfloat16" if all(device is None or device.bfloat16 for device in devices) else "float32"
@@ -176,6 +202,11 @@ def _gpu_bytes(machine: Machine) -> int:
             "give it in GiB"
         )
     return device.memory_bytes
+
+
+def _gib(num_bytes: float) -> str:
+    gib = num_bytes / GIB
+    return f"{gib:.1f}" if gib >= 0.1 else f"{gib:.2g}"
 
 
 def _words(placement: Placement) -> str:

@@ -196,7 +196,8 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         spec = assignment.spec
         if not self._store.has(spec.trial_id) and not self._has_progressed(spec):
             reason = self.last_errors.get(spec.trial_id, "no error was left behind")
-            self._store.record(failed(assignment, f"its process died {DEATHS} times without progress: {reason}"))
+            error = f"its process died {DEATHS} times without progress: {reason}"
+            self._store.record(failed(assignment, error, here=False))
 
     def _has_progressed(self, spec: TrialSpec) -> bool:
         before = self._reached_at_death.get(spec.trial_id, 0)

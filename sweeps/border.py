@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import fields as dataclass_fields
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, create_model
 from pydantic import model_validator as check
 
-from sweeps.sentences import format_number, nearest, not_a_number, sentence
+from sweeps.data import DataFields
+from sweeps.fields import Count, Fields, Positive, Whole, whole
+from sweeps.sentences import format_number, nearest, not_a_number, sentence, shown
 from trainer.ladder import LADDERS, SHAPES
 from trainer.trial import METHODS, method_from
 
@@ -28,11 +30,6 @@ _NAME_CHARACTERS = string.ascii_letters + string.digits + "._-"
 def _as_column(budget: int) -> int:
     """The nearest budget that a float64 column of the store holds exactly."""
     return int(float(budget))
-
-
-def _whole(value: object) -> object:
-    """``1e3`` is a float to YAML and a whole number to a person."""
-    return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value
 
 
 def _name(value: str) -> str:
@@ -81,70 +78,10 @@ def _word_to_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Fields(BaseModel):
-    """A mapping of the spec: no unknown fields, no guessing between numbers and text."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-    @check(mode="before")
-    @classmethod
-    def _known_fields(cls, value: object) -> object:
-        for key in value if isinstance(value, dict) else ():
-            if key not in cls.model_fields:
-                names = cls.model_fields
-                raise ValueError(f"has no field {key!r}: {nearest(key, names)}its fields are {', '.join(names)}")
-        return value
-
-
-class OriginFields(_Fields):
-    """One of several sources."""
-
-    source: Annotated[str, Field(min_length=1)]
-    name: str = ""
-    split: Annotated[str, Field(min_length=1)] = "train"
-    weight: Annotated[Whole, Field(ge=1, le=1000)] | None = None
-
-
-_Origin = Annotated[OriginFields, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
-
-
-class DataFields(_Fields):
-    source: Annotated[str, Field(min_length=1)] | None = None
-    name: str = ""
-    split: Annotated[str, Field(min_length=1)] = "train"
-    sources: Annotated[list[_Origin], Field(min_length=1)] | None = None
-    query_prefix: str = ""
-    positive_prefix: str = ""
-    num_negatives: Annotated[Whole, Field(ge=0, le=100)] = 0
-
-    @check(mode="after")
-    def _one_source_or_several(self) -> DataFields:
-        if self.sources is None:
-            if self.source is None:
-                raise ValueError("has no source: give 'source: nano', a file, a Hub data set, or a list of 'sources'")
-            return self
-        for field in ("source", "name", "split"):
-            if field in self.model_fields_set:
-                raise ValueError(
-                    f"has {field} {getattr(self, field)!r} beside sources: put it into the list of sources"
-                )
-        origins = [(origin.source, origin.name, origin.split) for origin in self.sources]
-        for number, origin in enumerate(origins):
-            if origin in origins[:number]:
-                raise ValueError(f"has the source {origin[0]!r} twice: give each once, with the sum of its weights")
-        unweighted = [origin.source for origin in self.sources if origin.weight is None]
-        if 0 < len(unweighted) < len(origins):
-            raise ValueError(f"has no weight for the source {unweighted[0]!r}: give all sources a weight, or none")
-        return self
-
-
-class DimensionFields(_Fields):
+class DimensionFields(Fields):
     """One searched or held hyperparameter: a value, or a range."""
 
     value: float | None = None
@@ -196,7 +133,7 @@ _Temperature = Annotated[DimensionFields, BeforeValidator(_number_or_range), Aft
 _Decay = Annotated[DimensionFields, BeforeValidator(_number_or_range), AfterValidator(_above(0, inclusive=True))]
 
 
-class SpaceFields(_Fields):
+class SpaceFields(Fields):
     """The search space, or a method's own part of it."""
 
     learning_rate: _Rate | None = None
@@ -217,7 +154,7 @@ def _settings_of(kind: str) -> type[BaseModel]:
     kinds: dict[str, Any] = {
         f.name: (Whole if hints[f.name] is int else hints[f.name], ...) for f in dataclass_fields(cls)
     }
-    return create_model(kind, __base__=_Fields, **kinds)
+    return create_model(kind, __base__=Fields, **kinds)
 
 
 def _method_settings(kind: str) -> Any:
@@ -239,7 +176,7 @@ Models = Annotated[
 ]
 
 
-class _MethodBase(_Fields):
+class _MethodBase(Fields):
     models: Models | None = None
     search: SpaceFields | None = None
     trials: Count | None = None
@@ -267,7 +204,7 @@ _METHOD_FIELDS: Any = {kind: (_method_settings(kind), None) for kind in METHODS}
 MethodFields: Any = create_model("MethodFields", __base__=_MethodBase, **_METHOD_FIELDS)
 
 
-class FixedFields(_Fields):
+class FixedFields(Fields):
     """The paper's values unless given: section 3 and its appendix on temperature and pooling."""
 
     batch_size: Annotated[Whole, Field(ge=2)] = 1024
@@ -277,7 +214,7 @@ class FixedFields(_Fields):
     gradient_clipping: Annotated[float, Field(ge=0)] = 0.0
 
 
-class EvaluationFields(_Fields):
+class EvaluationFields(Fields):
     num_pairs: Annotated[Whole, Field(ge=2)] = 1024
     num_candidates: Annotated[Whole, Field(ge=2)] = 256
 
@@ -291,7 +228,7 @@ class EvaluationFields(_Fields):
         return self
 
 
-class LimitsFields(_Fields):
+class LimitsFields(Fields):
     min_steps: Annotated[Whole, Field(ge=0)] = 50
     max_epochs: Positive = 8.0
 
@@ -300,9 +237,9 @@ def _auto_or(wanted: str, sound: Callable[[object], bool]) -> AfterValidator:
     """A check for ``auto`` or what ``sound`` accepts. One sentence for both; a union would have one for each."""
 
     def checked(value: object) -> object:
-        value = _whole(value)
+        value = whole(value)
         if value != "auto" and not sound(value):
-            raise ValueError(f"is {value!r}: give auto, or {wanted}")
+            raise ValueError(f"is {shown(value)}: give auto, or {wanted}")
         return value
 
     return AfterValidator(checked)
@@ -323,10 +260,10 @@ def _is_stage(value: object) -> bool:
 _AutoOrCount = Annotated[Any, _auto_or("a whole number from 1 up", _is_count)]
 _AutoOrBool = Annotated[Any, _auto_or("true or false", lambda value: isinstance(value, bool))]
 _AutoOrAmount = Annotated[Any, _auto_or("a number above 0", _is_positive)]
-_AutoOrStage = Annotated[Any, _auto_or("none (plain torch), 0, 1, 2 or 3", _is_stage)]
+_AutoOrStage = Annotated[Any, _auto_or("the word none (plain torch), 0, 1, 2 or 3", _is_stage)]
 
 
-class ResourcesFields(_Fields):
+class ResourcesFields(Fields):
     cpus_per_trial: Positive = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     num_threads: Count = 1
@@ -360,12 +297,24 @@ class ResourcesFields(_Fields):
             raise ValueError("has zero_stage 0 with dtype bfloat16: give stage 1 or higher, or none for plain torch")
         if self.zero_stage not in ("auto", "none") and self.dtype == "float64":
             raise ValueError("has dtype float64 with a zero_stage: DeepSpeed has no float64, give zero_stage none")
+        if self.offload is True and self.dtype == "float64":
+            raise ValueError("has dtype float64 with offload: DeepSpeed has no float64, give offload false")
+        if self.max_gpus_per_trial != "auto" and not self.gpus_per_trial:
+            raise ValueError(
+                f"has max_gpus_per_trial {self.max_gpus_per_trial} and gpus_per_trial 0: give gpus_per_trial 1, or "
+                "leave max_gpus_per_trial out"
+            )
+        if self.max_gpus_per_trial != "auto" and self.workers_per_trial != "auto":
+            raise ValueError(
+                f"has max_gpus_per_trial {self.max_gpus_per_trial} beside workers_per_trial {self.workers_per_trial}, "
+                "which decides it: give one of the two"
+            )
         if self.offload is True and self.zero_stage in ("none", 0):
             raise ValueError(f"has offload with zero_stage {self.zero_stage}: give zero_stage 1, 2 or 3")
         return self
 
 
-class SpecFields(_Fields):
+class SpecFields(Fields):
     name: Annotated[str, AfterValidator(_name)]
     data: Annotated[DataFields, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
     models: Models

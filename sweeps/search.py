@@ -70,14 +70,6 @@ class Agenda:
         self._order = sorted(numbers, key=lambda item: (item[0].cell.budget_flops, item[1], -item[0].steps))
 
     @property
-    def num_trials(self) -> int:
-        return len(self._order)
-
-    @property
-    def num_finished(self) -> int:
-        return sum(len(rows) for rows in self._rows.values())
-
-    @property
     def remaining(self) -> tuple[tuple[Study, int], ...]:
         """The trials without a row, in the order in which they would start."""
         return tuple((study, n) for study, n in self._order if n not in self._rows[study.key])

@@ -35,7 +35,7 @@ def sentence(problem: ErrorDetails) -> str:
     wanted = _WANTED.get(problem["type"], problem["msg"]).format(**context)
     if isinstance(value, str) and problem["type"] in ("int_type", "float_type"):
         return f"{path} {not_a_number(value, wanted.removeprefix('give '))}"
-    return f"{path} is {_shown(value)}: {wanted}"
+    return f"{path} is {shown(value)}: {wanted}"
 
 
 _WANTED = {
@@ -53,7 +53,7 @@ _WANTED = {
     "greater_than": "give a number above {gt:g}",
     "greater_than_equal": "give a number from {ge} up",
     "less_than": "give a number below {lt:g}",
-    "less_than_equal": "give a number up to {le:.3g}",
+    "less_than_equal": "give a number up to {le:g}",
 }
 
 
@@ -62,11 +62,12 @@ def not_a_number(text: str, wanted: str) -> str:
     try:
         float(text)
     except ValueError:
-        return f"is the text {_shown(text)}: give {wanted.removeprefix('give ')}"
-    return f"is the text {_shown(text)}: write the number without quotes"
+        return f"is the text {shown(text)}: give {wanted.removeprefix('give ')}"
+    return f"is the text {shown(text)}: write the number without quotes"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as its writer would know it again; nothing, null and ``~`` are all empty."""
     if value is None:
         return "empty"
     text = format_number(value) if isinstance(value, float) else repr(value)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeps import border, yaml12
+from sweeps.data import DataSpec, data_spec
 from sweeps.sentences import nearest
 from trainer.ladder import LADDERS, ModelShape
 from trainer.trial import Dtype, Evaluation, Hyperparameters, Method, Pooling, method_from
@@ -25,43 +26,6 @@ Auto = Literal["auto"]
 """The placement decides."""
 KeepWeights = Literal["none", "best", "all"]
 """``best``: of the complete trials so far, the one of least loss at each budget and method, over all models."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OriginSpec:
-    """One of several sources of pairs."""
-
-    source: str
-    name: str = ""
-    split: str = "train"
-    weight: int = 0
-    """Its share against the other weights; 0 in all of them draws every pair equally often."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataSpec:
-    """Which pairs: ``nano``, a JSONL or Parquet file, or a Hub data set; or several of them."""
-
-    source: str = ""
-    """Empty where there are several ``sources``."""
-    name: str = ""
-    """The Hub data set's configuration, where it has several."""
-    split: str = "train"
-    sources: tuple[OriginSpec, ...] = ()
-    query_prefix: str = ""
-    """Stands before every query."""
-    positive_prefix: str = ""
-    """Stands before every positive and every hard negative."""
-    num_negatives: int = 0
-    """Hard negatives of each pair that are trained with, at most."""
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """As the border takes them: one source or several, and of the rest what is set."""
-        fields = asdict(self)
-        sources = [{k: v for k, v in origin.items() if k != "weight" or v} for origin in fields.pop("sources")]
-        single = {name: fields.pop(name) for name in ("source", "name", "split")}
-        return ({"sources": sources} if sources else single) | {name: value for name, value in fields.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -332,7 +296,7 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
             )
     return SweepSpec(
         name=fields.name,
-        data=_data(fields.data),
+        data=data_spec(fields.data),
         models=_members(fields.models),
         methods=methods,
         budgets_flops=tuple(fields.budgets_flops),
@@ -343,13 +307,6 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
         resources=Resources(**fields.resources.model_dump()),
         seed=fields.seed,
     )
-
-
-def _data(fields: border.DataFields) -> DataSpec:
-    given = fields.model_dump(exclude={"source", "sources"})
-    origins = (origin.model_dump() for origin in fields.sources or ())
-    sources = tuple(OriginSpec(**{**origin, "weight": origin["weight"] or 0}) for origin in origins)
-    return DataSpec(source=fields.source or "", sources=sources, **given)
 
 
 def _members(names: Sequence[str]) -> tuple[str, ...]:

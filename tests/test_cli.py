@@ -12,8 +12,9 @@ import pytest
 import isoflop
 from sweeps.store import Store
 from tests.cluster.sweep import NUM_TRIALS, SPEC, filled_store, make_world
+from trainer.whole import whole
 
-VERBS = ("data", "plan", "launch", "resume", "status", "recommend", "report", "export")
+VERBS = ("data", "plan", "launch", "resume", "status", "fit", "recommend", "next", "report", "export")
 HEAVY = {"torch", "ray", "optuna", "transformers", "datasets", "peft", "deepspeed", "mteb"}
 
 
@@ -107,6 +108,12 @@ def test_wrong_data_are_refused_in_one_sentence(  # type: ignore[no-untyped-def]
     assert last.startswith("isoflop: ") and "Traceback" not in answer.err
     for part in parts:
         assert part in last
+
+
+@pytest.mark.parametrize("length", ["0", "-3", "1"])
+def test_data_refuses_a_length_that_holds_no_text(ask, tmp_path: Path, length: str) -> None:  # type: ignore[no-untyped-def]
+    refused(ask("data", "nano", "--max-length", length), f"--max-length is {length}: give at least 2")
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("verb", ["status", "resume", "report"])
@@ -207,6 +214,19 @@ def test_export_refuses_before_anything_is_loaded(ask, store: Store) -> None:  #
     refused(ask("export", "fake", "--trial", trial[:3], "--out", "model"), trial[:3], "may be", "more characters")
     refused(ask("export", "fake", "--trial", "none", "--out", "model"), "'none'", "no row")
     refused(ask("export", "nowhere", "--out", "model"), "nowhere")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_and_a_missing_file_of_ours_is_not(  # type: ignore[no-untyped-def]
+    ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    for folder, named in ((file / "sub", file), (file / "sub" / "deeper", file), (Path("/proc/x"), "/proc/.x")):
+        monkeypatch.setattr(isoflop, "app", lambda *_, made=folder, **__: whole(made).__enter__())
+        refused(ask(), str(named), "cannot be written", "give another folder")
+    monkeypatch.setattr(isoflop, "app", lambda *_, **__: (tmp_path / "gone").read_text())
+    with pytest.raises(FileNotFoundError):
+        isoflop.main()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)])

@@ -18,6 +18,7 @@ OTHERS = {
     ".ci/run": "What a clean machine runs.",
     "analysis/report.html.jinja": "The page's template.",
     "docs/columns.md": "Every column of the store: type, unit, meaning.",
+    "docs/decide.md": "What `recommend` and `next` compute, assume and leave out.",
     "docs/fits.md": "Published scaling laws, and what our fits make of the same tables.",
     "docs/speed.md": "How fast a step is against other trainers, and where that was measured.",
     "sweeps/presets/quickstart.yaml": "What `make sweep` runs.",

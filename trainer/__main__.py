@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import signal
 import sys
 import tempfile
 import threading
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -20,13 +23,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.data import DataSource
-from trainer.prepare import default_cache, prepare
+from trainer.prepare import Prepared, default_cache, prepare
+from trainer.refusal import is_ours
 from trainer.trial import (
     METHODS,
     CurvePoint,
     Dtype,
     Evaluation,
     Hyperparameters,
+    Method,
     Placement,
     Stopped,
     TrialFiles,
@@ -44,8 +49,10 @@ def main() -> int:
     """Run the trial that the flags describe. Exit status 2 on bad input, with one sentence; 75 when stopped."""
     flags = _parser().parse_args()
     try:
-        result = _run(flags)
+        result = _run(flags, _asked(flags))
     except ValueError as error:
+        if not is_ours(error):
+            raise
         print(f"trainer: {error}", file=sys.stderr)
         return 2
     except Stopped:
@@ -91,15 +98,76 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(flags: argparse.Namespace) -> TrialResult:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What the flags ask for, checked: what may be misspelled comes before what takes minutes."""
+
+    method: Method
+    budget_flops: int
+    hyperparameters: Hyperparameters
+    evaluation: Evaluation
+    placement: Placement
+
+
+def _asked(flags: argparse.Namespace) -> _Asked:
+    """Raises ``ValueError`` with one sentence where a flag has a value that no trial can have."""
     settings = {
         "full": {},
         "bias": {},
         "freeze": {"active_fraction": flags.active_fraction},
         "lora": {"rank": flags.rank, "alpha": flags.alpha},
     }
-    # What may be misspelled comes before what takes minutes.
-    method = method_from(flags.method, **settings[flags.method])
+    if not 1 <= flags.budget < math.inf:
+        raise ValueError(f"--budget is {flags.budget:g}: give FLOPs from 1 up, such as 1e9")
+    _check_folders(flags)
+    asked = _Asked(
+        method=method_from(flags.method, **settings[flags.method]),
+        budget_flops=int(flags.budget),
+        hyperparameters=Hyperparameters(
+            learning_rate=flags.learning_rate,
+            temperature=flags.temperature,
+            weight_decay=flags.weight_decay,
+            batch_size=flags.batch_size,
+            max_length=flags.max_length,
+            warmup_fraction=0.1,
+            pooling=flags.pooling,
+            gradient_clipping=flags.gradient_clipping,
+        ),
+        evaluation=Evaluation(num_pairs=flags.num_pairs, num_candidates=flags.num_candidates),
+        placement=Placement(
+            device=flags.device,
+            num_workers=flags.workers,
+            gpus_per_worker=1 if flags.device == "cuda" else 0,
+            zero_stage=flags.zero_stage,
+            offload=flags.offload,
+            dtype=flags.dtype,
+            tf32=flags.tf32,
+            chunk_tokens=flags.chunk_tokens,
+            recompute=flags.recompute,
+            checkpoint_seconds=flags.checkpoint_seconds,
+        ),
+    )
+    if flags.device == "cuda":
+        import torch  # late: `--help` need not wait for it
+
+        if not torch.cuda.is_available():
+            raise ValueError("--device is cuda, and torch finds no GPU here: give --device cpu")
+    return asked
+
+
+def _check_folders(flags: argparse.Namespace) -> None:
+    """Raise ``ValueError`` where what is to be kept could not be written."""
+    for flag, folder in (("--checkpoints", flags.checkpoints), ("--export", flags.export)):
+        if folder is None:
+            continue
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            raise ValueError(f"{flag} is {str(folder)!r}, and nothing can be written to {str(there)!r}: give a folder")
+    if flags.export and flags.export.exists() and next(flags.export.iterdir(), None) is not None:
+        raise ValueError(f"--export is {str(flags.export)!r}, which is not empty: give a folder that is, or a new one")
+
+
+def _run(flags: argparse.Namespace, asked: _Asked) -> TrialResult:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("prepare", note="")
@@ -110,39 +178,17 @@ def _run(flags: argparse.Namespace) -> TrialResult:
             cache=default_cache(),
             report=lambda stage, done, total: bars.update(bar, description=stage, completed=done, total=total),
         )
-        model = prepared.models[flags.model]
         spec = TrialSpec(
             model=flags.model,
-            revision=model.revision,
-            method=method,
-            budget_flops=int(flags.budget),
-            hyperparameters=Hyperparameters(
-                learning_rate=flags.learning_rate,
-                temperature=flags.temperature,
-                weight_decay=flags.weight_decay,
-                batch_size=flags.batch_size,
-                max_length=flags.max_length,
-                warmup_fraction=0.1,
-                pooling=flags.pooling,
-                gradient_clipping=flags.gradient_clipping,
-            ),
-            evaluation=Evaluation(num_pairs=flags.num_pairs, num_candidates=flags.num_candidates),
+            revision=prepared.models[flags.model].revision,
+            method=asked.method,
+            budget_flops=asked.budget_flops,
+            hyperparameters=asked.hyperparameters,
+            evaluation=asked.evaluation,
             data=prepared.manifest.hash,
             seed=flags.seed,
             number=0,
         )
-        placement = Placement(
-            device=flags.device,
-            num_workers=flags.workers,
-            zero_stage=flags.zero_stage,
-            offload=flags.offload,
-            dtype=flags.dtype,
-            tf32=flags.tf32,
-            chunk_tokens=flags.chunk_tokens,
-            recompute=flags.recompute,
-            checkpoint_seconds=flags.checkpoint_seconds,
-        )
-
         told_to_stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: told_to_stop.set())
@@ -152,29 +198,41 @@ def _run(flags: argparse.Namespace) -> TrialResult:
             if told_to_stop.is_set():
                 raise Stopped
 
-        # Imported late: `--help` need not wait for torch.
-        from trainer.export import export
-        from trainer.loop import train
-
         bars.update(bar, description=spec.trial_id, completed=0, total=spec.budget_flops)
-        with tempfile.TemporaryDirectory() as scratch:
-            files = TrialFiles(
-                tokens=model.tokens,
-                model=model.path,
-                checkpoints=str(flags.checkpoints or Path(scratch) / "checkpoints"),
-                weights=str(Path(scratch) / "weights") if flags.export else "",
+        return _train(flags, spec, asked.placement, prepared, report)
+
+
+def _train(
+    flags: argparse.Namespace,
+    spec: TrialSpec,
+    placement: Placement,
+    prepared: Prepared,
+    report: Callable[[CurvePoint], None],
+) -> TrialResult:
+    """Train, and export where that is asked for and the trial is complete."""
+    # Imported late: `--help` need not wait for torch.
+    from trainer.export import export
+    from trainer.loop import train
+
+    model = prepared.models[spec.model]
+    with tempfile.TemporaryDirectory() as scratch:
+        files = TrialFiles(
+            tokens=model.tokens,
+            model=model.path,
+            checkpoints=str(flags.checkpoints or Path(scratch) / "checkpoints"),
+            weights=str(Path(scratch) / "weights") if flags.export else "",
+        )
+        result = train(spec, placement, files, report)
+        if flags.export and result.state is TrialState.COMPLETE:
+            export(
+                flags.export,
+                result=result,
+                weights=Path(files.weights),
+                base=Path(model.path),
+                manifest=prepared.manifest,
+                cache=default_cache(),
             )
-            result = train(spec, placement, files, report)
-            if flags.export and result.state is TrialState.COMPLETE:
-                export(
-                    flags.export,
-                    result=result,
-                    weights=Path(files.weights),
-                    base=Path(model.path),
-                    manifest=prepared.manifest,
-                    cache=default_cache(),
-                )
-            return result
+        return result
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def next_batch(split: TokenSplit, spec: TrialSpec, step: int, remaining_tokens: 
     """The pairs of step ``step``, cut to ``remaining_tokens``; nothing when not even one pair can be cut to fit.
 
     Which pairs is a function of the seed and the step alone. The last batch is the longest prefix of pairs that fits
-    with their hard negatives, and the pair after it is shortened to the tokens left over, without its negatives, so
-    that less than two tokens of the budget stay unused.
+    with their hard negatives, and the pair after it is shortened to the tokens left over, query first, so that less
+    than two tokens of the budget stay unused.
     """
     hyperparameters = spec.hyperparameters
     block, place = divmod(step, STEPS_ORDERED)
@@ -56,11 +56,23 @@ def next_batch(split: TokenSplit, spec: TrialSpec, step: int, remaining_tokens: 
     )
     if fitting < len(queries):
         left = remaining_tokens - batch.num_tokens
-        query, positive = queries[fitting][: max(left - 1, 0)], positives[fitting]
+        query = queries[fitting][: max(left - 1, 0)]
         if len(query) > 0:
+            positive, *others = _fill(left - len(query), positives[fitting], *negatives[fitting])
             batch.queries.append(query)
-            batch.positives.append(positive[: left - len(query)])
+            batch.positives.append(positive)
+            batch.negatives.extend(others)
     return batch if batch.queries else None
+
+
+def _fill(num_tokens: int, *texts: np.ndarray) -> list[np.ndarray]:
+    """The longest prefix of the texts that has up to ``num_tokens`` tokens, its last text cut."""
+    filled = []
+    for text in texts:
+        if num_tokens > 0:
+            filled.append(text[:num_tokens])
+            num_tokens -= len(filled[-1])
+    return filled
 
 
 def _cut(texts: Sequence[np.ndarray], max_length: int) -> list[np.ndarray]:

@@ -47,15 +47,17 @@ def embed(
     *,
     chunk_tokens: int,
     recompute: bool,
+    keep_last: bool = True,
     encode: Callable[[Chunk], Tensor] | None = None,
     world: World = ALONE,
 ) -> Embedded:
     """Unit embeddings of the texts, encoded in chunks of at most ``chunk_tokens`` tokens.
 
-    With ``recompute`` all chunks but the last drop their activations, which are computed again in the one backward pass
-    that follows: the memory of a chunk and the gradient of the whole batch, which is what gradient caching (Gao et al.
-    2021) gives, without surrogate losses. ``encode`` is what runs a chunk, where an engine has wrapped the encoder.
-    Every worker of ``world`` calls this with the same texts, encodes its share, and gets all embeddings.
+    With ``recompute`` the chunks drop their activations, to be computed again in the one backward pass that follows:
+    the memory of a chunk and the gradient of the whole batch, which is what gradient caching (Gao et al. 2021) gives,
+    without surrogate losses. The last chunk keeps its own (``keep_last``): the backward pass begins with it and needs
+    them at once. ``encode`` is what runs a chunk, where an engine has wrapped the encoder. Every worker of ``world``
+    calls this with the same texts, encodes its share, and gets all embeddings.
     """
     encode = encode or encoder
     device = next(encoder.parameters()).device
@@ -66,8 +68,7 @@ def embed(
     chunks = [pack([texts[i] for i in indices], device, slack=slack) for indices in own]
     # Under ZeRO-3 a worker that runs fewer chunks than the others would leave them waiting for its weights.
     idle = [pack([texts[0]], device)] * (max(map(len, plans)) - len(own))
-    # The backward pass begins with what was encoded last and needs its activations at once: to drop them saves nothing.
-    num_recomputed = len(chunks) + len(idle) - 1 if recompute else 0
+    num_recomputed = len(chunks) + len(idle) - int(keep_last) if recompute else 0
     parts = [
         checkpoint(encode, chunk, use_reentrant=False) if place < num_recomputed else encode(chunk)
         for place, chunk in enumerate(chunks + idle)

@@ -206,14 +206,6 @@ class TokenStatistics:
         return cls(**{**record, **sides})
 
 
-def read_texts(folder: Path, split: str) -> tuple[list[str], list[str]]:
-    """Queries and positives of a split, in its order."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(folder / f"{split}.parquet", columns=list(SIDES))
-    return table["query"].to_pylist(), table["positive"].to_pylist()
-
-
 class TokenSplit:
     """The tokens of one split, memory-mapped: opening costs nothing, and only what is read is loaded."""
 

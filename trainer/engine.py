@@ -35,6 +35,8 @@ class Engine(Protocol):
     """One worker's hold on a model in training. Every worker calls every method, in the same order."""
 
     encoder: Encoder
+    keeps_last_chunk: bool
+    """Whether a step may keep the activations of its last chunk and recompute those before it."""
 
     def __call__(self, chunk: Chunk) -> Tensor:
         """Embeddings of a chunk of B texts, (B, D) in float32 or wider."""
@@ -94,6 +96,7 @@ class TorchEngine:
 
     def __init__(self, encoder: Encoder, hyperparameters: Hyperparameters, placement: Placement, world: World) -> None:
         self.encoder = encoder
+        self.keeps_last_chunk = True
         self._world = world
         self._clipping = hyperparameters.gradient_clipping
         # No cache: one rounded copy of a weight for all chunks would add up their gradients in bfloat16.
@@ -153,6 +156,9 @@ class DeepSpeedEngine:
         self.encoder = encoder
         self._world = world
         self._stage = placement.zero_stage
+        # Stage 3 gathers weights for each pass of a block, and a plain backward pass before a recomputed one lets go of
+        # weights that the latter still needs.
+        self.keeps_last_chunk = self._stage < 3
         self._clipping = hyperparameters.gradient_clipping
         self._parameters = _trained(encoder)
         started_from = {name: p.detach().cpu().clone() for name, p in self._parameters.items()}
@@ -175,7 +181,7 @@ class DeepSpeedEngine:
         if placement.dtype == "bfloat16":
             # The float32 weights it trains are copies of weights it has rounded: put back what was rounded off.
             for name, parameter in self._parameters.items():
-                self._fragments.safe_set_full_fp32_param(parameter, started_from[name].to(parameter.device))
+                self._set(parameter, started_from[name])
 
     def __call__(self, chunk: Chunk) -> Tensor:
         embeddings: Tensor = self._engine(chunk)
@@ -204,13 +210,11 @@ class DeepSpeedEngine:
         for partition in self._partitions():
             self._base.state[partition]["step"].copy_(state["optimizer/step"])
         for name, parameter in self._parameters.items():
-            self._set_weights(parameter, state[f"parameter/{name}"])
+            weights = state[f"parameter/{name}"]
+            self._set(parameter, weights)
+            self._set_computing_copy(parameter, weights)
             for moment in MOMENTS:
-                value = state[f"optimizer/{name}/{moment}"].to(parameter.device)
-                if self._stage == 0:
-                    self._base.state[parameter][moment].copy_(value)
-                else:
-                    self._fragments.safe_set_full_optimizer_state(parameter, value, moment)
+                self._set(parameter, state[f"optimizer/{name}/{moment}"], moment)
 
     def trained(self) -> dict[str, Tensor]:
         return {name: self._weights(parameter) for name, parameter in self._parameters.items()}
@@ -233,21 +237,33 @@ class DeepSpeedEngine:
         )
         return whole.cpu().clone()
 
-    def _set_weights(self, parameter: Parameter, value: Tensor) -> None:
-        """In the float32 weights that are trained, and in the copy that computes."""
+    def _set(self, parameter: Parameter, whole: Tensor, moment: str | None = None) -> None:
+        """Put a whole tensor in place of the float32 weights that are trained, or of a moment."""
+        value = whole.to(parameter.device)
+        if self._stage == 0:
+            (parameter.data if moment is None else self._base.state[parameter][moment]).copy_(value)
+            return
+        scope = "full"
+        if self._stage == 3:
+            # DeepSpeed would cut the worker's part by itself, but fails where the parts are not of one size.
+            scope, size = "local", parameter.ds_tensor.numel()  # type: ignore[attr-defined]  # DeepSpeed's
+            own = value.flatten()[self._world.rank * size :][:size]
+            value = torch.nn.functional.pad(own, (0, size - len(own)))
+        if moment is None:
+            getattr(self._fragments, f"safe_set_{scope}_fp32_param")(parameter, value)
+        else:
+            getattr(self._fragments, f"safe_set_{scope}_optimizer_state")(parameter, value, moment)
+
+    def _set_computing_copy(self, parameter: Parameter, whole: Tensor) -> None:
         import deepspeed
 
-        value = value.to(parameter.device)
-        if self._stage > 0:
-            self._fragments.safe_set_full_fp32_param(parameter, value)
         with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
             if self._stage < 3 or self._world.leads:
-                parameter.copy_(value)
+                parameter.copy_(whole.to(parameter.device))
 
 
 def _load_deepspeed(placement: Placement) -> Any:
     os.environ["DS_ACCELERATOR"] = placement.device
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

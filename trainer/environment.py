@@ -11,6 +11,8 @@ import platform
 import resource
 import socket
 import subprocess
+import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,15 +22,18 @@ import torch
 from trainer.devices import find_device
 from trainer.trial import Environment, Placement
 
-PACKAGES = ("isoflop", "torch", "transformers", "tokenizers", "peft", "numpy")
+PACKAGES = ("isoflop", "torch", "transformers", "tokenizers", "peft", "deepspeed", "numpy")
 """Packages whose version can change a loss."""
 
 
-def environment(placement: Placement) -> Environment:
-    """The record of this process's machine and software under ``placement``."""
+def environment(placement: Placement | None) -> Environment:
+    """The record of this process's machine and software under ``placement``.
+
+    Without one, for a trial that died on a machine that is not known: host and device stay empty.
+    """
     return Environment(
-        host=socket.gethostname(),
-        device=device_name(placement),
+        host=socket.gethostname() if placement else "",
+        device=device_name(placement) if placement else "",
         versions=json.dumps({name: _version(name) for name in PACKAGES}),
         git_commit=_git_commit(),
     )
@@ -48,11 +53,24 @@ def peak_flops(placement: Placement) -> float | None:
     return peak * placement.num_workers if peak else None
 
 
+def forget_peak_memory(placement: Placement) -> None:
+    """Begin to measure anew: a process may have trained a larger trial before."""
+    if placement.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        # proc(5): 5 resets the peak of the resident set. Where /proc cannot be written the peak is the process's.
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes(placement: Placement) -> int:
-    """Most memory used so far: of the device for CUDA, else of this process since it started."""
+    """Most memory used since ``forget_peak_memory``: of the device for CUDA, else of this process."""
     if placement.device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if sys.platform == "linux":
+        [peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(peak.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @cache

@@ -6,17 +6,14 @@ a store, or how a trial was trained. Nothing is pickled, and no code that comes 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from peft import get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -26,6 +23,7 @@ from trainer.encoder import load_backbone
 from trainer.methods import lora_config, quiet_peft
 from trainer.models import check_revision
 from trainer.trial import Lora, Pooling, TrialResult, TrialSpec
+from trainer.whole import save_tensors, sha256, whole
 
 ADAPTER = "adapter"
 """Folder of LoRA's adapters inside an exported one, in peft's own format."""
@@ -42,12 +40,11 @@ def save_trained(folder: Path, spec: TrialSpec, tensors: Mapping[str, Tensor]) -
 
     The folder appears whole or not at all, and replaces what an earlier attempt of the same trial has left.
     """
-    with _whole(folder) as partial:
+    with whole(folder) as partial:
         weights = partial / _WEIGHTS
-        save_file({name: t.detach().to("cpu", torch.float32).contiguous() for name, t in tensors.items()}, weights)
-        record = {"trial": spec.to_json(), "sha256": _sha256(weights)}
+        save_tensors(weights, {name: tensor.float() for name, tensor in tensors.items()})
+        record = {"trial": spec.to_json(), "sha256": sha256(weights)}
         (partial / _RECORD).write_text(json.dumps(record))
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_trained(folder: Path, spec: TrialSpec) -> dict[str, Tensor]:
@@ -55,10 +52,10 @@ def load_trained(folder: Path, spec: TrialSpec) -> dict[str, Tensor]:
     weights = folder / _WEIGHTS
     try:
         record = json.loads((folder / _RECORD).read_text())
-        whole = record["trial"] == spec.to_json() and record["sha256"] == _sha256(weights)
+        intact = record["trial"] == spec.to_json() and record["sha256"] == sha256(weights)
     except (OSError, ValueError, KeyError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         raise ValueError(
             f"weights {str(folder)!r} are not what trial {spec.trial_id} saved: bring them back, or choose another"
         )
@@ -79,7 +76,7 @@ def export(out: Path, *, result: TrialResult, weights: Path, base: Path, manifes
     tensors = {name.removeprefix(_ENCODER_PREFIX): t for name, t in load_trained(weights, spec).items()}
     # Saving a model loads DeepSpeed to look for its wrapper, which would say on standard output what device it found.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with _whole(out) as partial:
+    with whole(out) as partial:
         backbone = load_backbone(str(base))
         if isinstance(spec.method, Lora):
             backbone = _merged(backbone, spec.method, tensors, partial / ADAPTER, model=spec.model)
@@ -156,33 +153,3 @@ def _save_modules(folder: Path, width: int, spec: TrialSpec, manifest: DataManif
 def _save_json(path: Path, value: object) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill, flushed and renamed to ``folder`` at the end; where filling it fails, nothing is left."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in (*partial.rglob("*"), partial):
-            _flush(path)
-        partial.rename(folder)
-        _flush(folder.parent)
-    except BaseException:  # a stop, too, must leave no half-written folder
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -16,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import torch
 
+from trainer.refusal import is_ours
 from trainer.trial import CurvePoint, Placement, Stopped, TrialFiles, TrialResult, TrialSpec
 
 CAUSE_SECONDS = 1.0
@@ -65,7 +68,7 @@ def train_together(
         try:
             for rank in range(placement.num_workers):
                 pipe, theirs = context.Pipe()
-                arguments = (spec, placement, files, rank, f"file://{meeting_place}/workers", theirs)
+                arguments = (spec, placement, files, rank, Path(meeting_place), theirs)
                 worker = context.Process(target=_work, args=arguments, name=f"{spec.trial_id}/{rank}")
                 worker.start()
                 theirs.close()
@@ -82,7 +85,13 @@ def _attend(pipes: list[Connection], report: Callable[[CurvePoint], None]) -> Tr
     """Answer each point that the leading worker reports until there is a result, or one of the workers fails."""
     stopped: Stopped | None = None
     while True:
-        [message, *_] = _heard(pipes, None)
+        messages = _heard(pipes, None)
+        if any(isinstance(message, _Failure) for message in messages):
+            messages += _heard(pipes, CAUSE_SECONDS)
+            failures = [message for message in messages if isinstance(message, _Failure)]
+            raise max(failures, key=lambda f: (f.error is not None, f.out_of_memory, f.died)).exception
+        # All but failures come from the worker that leads, one at a time.
+        [message] = messages
         match message:
             case CurvePoint():
                 try:
@@ -94,10 +103,6 @@ def _attend(pipes: list[Connection], report: Callable[[CurvePoint], None]) -> Tr
                 return message
             case Stopped():
                 raise stopped or message
-            case _Failure():
-                failures = [message, *_heard(pipes, CAUSE_SECONDS)]
-                causes = [f for f in failures if isinstance(f, _Failure)]
-                raise max(causes, key=lambda f: (f.error is not None, f.out_of_memory, f.died)).exception
 
 
 def _heard(pipes: list[Connection], timeout: float | None) -> list[object]:
@@ -113,13 +118,13 @@ def _heard(pipes: list[Connection], timeout: float | None) -> list[object]:
 
 
 def _work(
-    spec: TrialSpec, placement: Placement, files: TrialFiles, rank: int, meeting_place: str, pipe: Connection
+    spec: TrialSpec, placement: Placement, files: TrialFiles, rank: int, meeting_place: Path, pipe: Connection
 ) -> None:
     """The whole life of a worker's process."""
     # Whoever started it answers these for all workers, and tells it to stop.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(meeting_place,), daemon=True).start()
     # What DeepSpeed asks its launcher for.
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(placement.num_workers)}
 
@@ -134,7 +139,7 @@ def _work(
     try:
         if placement.device == "cuda":
             torch.cuda.set_device(rank % torch.cuda.device_count())
-        world = join(placement, rank=rank, address=meeting_place)
+        world = join(placement, rank=rank, address=f"file://{meeting_place}/workers")
         result = train_worker(spec, placement, files, report, world)
         if world.leads:
             pipe.send(result)
@@ -146,7 +151,10 @@ def _work(
             _Failure(
                 rank=rank,
                 text="".join(traceback.format_exception(error)),
-                error=error if isinstance(error, OSError | ValueError) else None,
+                # A foreign ``ValueError`` is a fault, whose traceback must not be lost.
+                error=error
+                if isinstance(error, OSError) or (isinstance(error, ValueError) and is_ours(error))
+                else None,
                 out_of_memory=isinstance(error, torch.OutOfMemoryError),
             )
         )
@@ -160,7 +168,8 @@ def _wait_for_parent() -> None:
     wait([parent.sentinel])
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(meeting_place: Path) -> None:
     """A parent that was killed cannot end its workers, and they would train on for nobody."""
     _wait_for_parent()
+    shutil.rmtree(meeting_place, ignore_errors=True)
     os._exit(1)

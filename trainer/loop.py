@@ -6,7 +6,9 @@ a study, a scheduler or a store; whoever calls it records the result.
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +25,7 @@ from trainer.contrastive import Embedded, contrastive_loss, embed
 from trainer.data import TokenSplit, open_split
 from trainer.encoder import Encoder, load_backbone
 from trainer.engine import Engine
-from trainer.environment import environment, peak_flops, peak_memory_bytes
+from trainer.environment import environment, forget_peak_memory, peak_flops, peak_memory_bytes
 from trainer.evaluate import held_out_metrics, held_out_texts
 from trainer.export import save_trained
 from trainer.flops import booked_flops_per_token, forward_flops, measured_flops
@@ -44,6 +46,8 @@ from trainer.trial import (
 )
 from trainer.world import ALONE, World
 
+OUT_OF_MEMORY = "out-of-memory.json"
+"""Beside a trial's checkpoints, so that its next life does not begin by running out of memory again."""
 CURVE_POINTS = 200
 """About how many points a stored curve has."""
 
@@ -79,13 +83,13 @@ def train(spec: TrialSpec, placement: Placement, files: TrialFiles, report: Repo
 
     ``report`` gets the state after every step. Where it raises ``Stopped``, a checkpoint is written and ``Stopped``
     comes out; what else it raises ends the call at once. The next call goes on from the last checkpoint, on this
-    placement or another. Out of memory, the trial goes on from its last checkpoint with a smaller appetite, and the
-    result's placement says which. Ends COMPLETE, or DIVERGED on a loss or gradient that is not finite; raises on
+    placement or another. Where a GPU runs out of memory, the trial goes on from its last checkpoint with less, and the
+    result's placement says with what. Ends COMPLETE, or DIVERGED on a loss or gradient that is not finite; raises on
     everything else. On CPUs with the same number of threads and workers the result is the same bit for bit, however
     often it was interrupted.
     """
     work = train_worker if placement.num_workers == 1 and placement.zero_stage is None else gang.train_together
-    num_out_of_memory = 0
+    asked, (num_out_of_memory, placement) = placement, _placement_that_fits(placement, Path(files.checkpoints))
     while True:
         try:
             result = work(spec, placement, files, report)
@@ -98,6 +102,23 @@ def train(spec: TrialSpec, placement: Placement, files: TrialFiles, report: Repo
         torch.cuda.empty_cache()
         placement = smaller
         num_out_of_memory += 1
+        _note_placement_that_fits(asked, placement, num_out_of_memory, Path(files.checkpoints))
+
+
+def _placement_that_fits(asked: Placement, folder: Path) -> tuple[int, Placement]:
+    """How often the trial has run out of memory in earlier lives, and what it came to where the same was asked."""
+    path = folder / OUT_OF_MEMORY
+    if not path.exists():
+        return 0, asked
+    noted = json.loads(path.read_text())
+    return noted["times"], Placement(**noted["fits"]) if noted["asked"] == asdict(asked) else asked
+
+
+def _note_placement_that_fits(asked: Placement, fits: Placement, times: int, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".{OUT_OF_MEMORY}.{os.getpid()}"
+    fresh.write_text(json.dumps({"times": times, "asked": asdict(asked), "fits": asdict(fits)}))
+    fresh.replace(folder / OUT_OF_MEMORY)
 
 
 def _with_less_memory(placement: Placement, hyperparameters: Hyperparameters) -> Placement | None:
@@ -168,6 +189,7 @@ def learning_rate_at(share: float, hyperparameters: Hyperparameters) -> float:
 
 
 def _set_up(spec: TrialSpec, placement: Placement, files: TrialFiles, world: World) -> _Trial:
+    forget_peak_memory(placement)
     torch.set_num_threads(placement.num_threads)
     torch.manual_seed(spec.seed)
     backbone = load_backbone(files.model)
@@ -265,6 +287,7 @@ def _embed(trial: _Trial, texts: Sequence[np.ndarray], *, recompute: bool) -> Em
         texts,
         chunk_tokens=trial.placement.chunk_tokens,
         recompute=recompute,
+        keep_last=trial.engine.keeps_last_chunk,
         encode=trial.engine,
         world=trial.world,
     )

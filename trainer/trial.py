@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import string
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -72,8 +73,7 @@ class Lora:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}: give a whole number from 1 up")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha is {self.alpha}: give a number above 0")
+        _check_positive(self, "alpha")
 
     @property
     def label(self) -> str:
@@ -107,6 +107,18 @@ class Hyperparameters:
     gradient_clipping: float
     """Largest global gradient norm; 0 clips nothing, as in DeepSpeed."""
 
+    def __post_init__(self) -> None:
+        _check_positive(self, "learning_rate", "temperature")
+        for name in ("weight_decay", "gradient_clipping"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a finite number from 0 up")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size is {self.batch_size}: give at least 2, since one pair alone has no negatives")
+        if self.max_length < 2:
+            raise ValueError(f"max_length is {self.max_length}: give at least 2 tokens")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ValueError(f"warmup_fraction is {self.warmup_fraction}: give a share from 0 up and below 1")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
@@ -116,6 +128,15 @@ class Evaluation:
     """Validation pairs used; cut to whole candidate sets."""
     num_candidates: int
     """Size of one candidate set: a query is compared with this many positives. Chance loss is its logarithm."""
+
+    def __post_init__(self) -> None:
+        if self.num_candidates < 2:
+            raise ValueError(f"num_candidates is {self.num_candidates}: give at least 2")
+        if self.num_pairs < self.num_candidates:
+            raise ValueError(
+                f"num_pairs is {self.num_pairs}, less than one set of num_candidates {self.num_candidates}: "
+                "give more pairs or fewer candidates"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +158,10 @@ class TrialSpec:
     """Decides the data order and the initial adapters."""
     number: int
     """The trial's number within its study, from 0."""
+
+    def __post_init__(self) -> None:
+        if self.budget_flops < 1:
+            raise ValueError(f"budget_flops is {self.budget_flops}: give a whole number of FLOPs from 1 up")
 
     @property
     def trial_id(self) -> str:
@@ -206,6 +231,10 @@ class Placement:
             raise ValueError("dtype is float64 with a zero_stage: DeepSpeed has no float64, leave the stage out")
         if self.offload and not self.zero_stage:
             raise ValueError("offload is asked for without ZeRO: give zero_stage 1, 2 or 3")
+        if self.chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens is {self.chunk_tokens}: give a whole number of tokens from 1 up")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(f"checkpoint_seconds is {self.checkpoint_seconds}: give a number from 0 up")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -346,6 +375,14 @@ class TrialResult:
     error: str
     """Empty unless DIVERGED or FAILED."""
     curve: tuple[CurvePoint, ...]
+
+
+def _check_positive(settings: object, *names: str) -> None:
+    """Raise ``ValueError`` for the first of these fields that is not above 0 and finite."""
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}: give a finite number above 0")
 
 
 def format_flops(flops: float) -> str:

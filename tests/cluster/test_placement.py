@@ -91,6 +91,31 @@ def test_what_fits_nowhere_is_refused_in_a_sentence() -> None:
     assert place(load("14m", Full()), given_memory, [node("Tesla K80")]).num_workers == 1
 
 
+def test_where_the_machine_s_own_memory_is_what_lacks_it_is_named() -> None:
+    """12b on four H100: offload fits the GPUs, and needs 16 bytes a parameter, above 170 GiB, beside them."""
+    small = Machine(num_cpus=64, memory_bytes=100 * GIB, num_gpus=4, gpu="H100")
+    for resources in (ON_GPU, replace(ON_GPU, offload=True, zero_stage=3)):
+        with pytest.raises(ValueError) as refused:
+            place(load("12b", Full()), resources, [small])
+        words = str(refused.value)
+        assert "GiB of the machine's own memory with ZeRO" in words
+        assert "has 80.0 GiB: use a machine with more memory" in words
+        assert place(load("12b", Full()), resources, [replace(small, memory_bytes=512 * GIB)]).offload
+
+
+def test_a_share_of_memory_that_is_too_small_is_to_be_raised() -> None:
+    for resources, machine in ((ON_CPU, SMALL), (ON_GPU, node("H100"))):
+        given = replace(resources, memory_gib_per_worker=0.001)
+        with pytest.raises(ValueError, match=r"and has 0.001 GiB: raise resources.memory_gib_per_worker, or leave"):
+            place(load("nano-1k", Full(), 64), given, [machine])
+
+
+def test_zero_stage_0_computes_in_float32_unless_told_otherwise() -> None:
+    placement = place(load("14m", Full()), replace(ON_GPU, zero_stage=0), [node("H100")])
+    assert (placement.zero_stage, placement.dtype) == (0, "float32")
+    assert place(load("14m", Full()), replace(ON_GPU, zero_stage=1), [node("H100")]).dtype == "bfloat16"
+
+
 def test_a_share_of_a_gpu_has_a_share_of_its_memory_and_may_become_the_whole() -> None:
     quarter = replace(ON_GPU, gpus_per_trial=0.25)
     assert place(load("14m", Full(), 64), quarter, [node("A100")]).gpus_per_worker == 0.25

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.actor import Assignment, Trial
+from cluster.actor import Assignment, Trial, failed
 from cluster.local import LocalRay, local_ray
 from cluster.progress import SweepProgress
 from sweeps.search import suggest
@@ -93,6 +93,22 @@ def test_an_actor_trains_nothing_before_it_is_asked_to(tmp_path: Path) -> None:
     actor.stop()
     assert store.has(trial.trial_id)
     assert fake.starts(world, trial.trial_id) == 1
+
+
+def test_a_driver_without_a_gpu_can_record_a_trial_that_died_on_one(tmp_path: Path) -> None:
+    spec = read_spec(SPEC)
+    [trial, *_] = [study.trial(0, suggest(study, 0, {})) for study in studies_of(spec)]
+    assignment = Assignment(
+        spec=trial,
+        shape=SHAPES[trial.model],
+        placement=Placement(device="cuda", gpus_per_worker=1),
+        files=TrialFiles(tokens="", model=trial.model, checkpoints=str(tmp_path / "checkpoints")),
+        store=tmp_path,
+        max_attempts=3,
+    )
+    row = failed(assignment, "its process died", here=False)
+    assert (row.state, row.environment.host, row.environment.device) == (TrialState.FAILED, "", "")
+    assert row.placement.device == "cuda"
 
 
 def test_every_ending_is_one_row_and_does_not_stop_the_others(tmp_path: Path) -> None:

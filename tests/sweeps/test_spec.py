@@ -134,6 +134,12 @@ MISTAKES = {
         "data: nano", "data: {sources: [{source: a/b, weight: 0}]}", ["data.sources[0].weight", "0", "1 up"]),
     "share as a weight": (
         "data: nano", "data: {sources: [{source: a/b, weight: 0.7}]}", ["data.sources[0].weight", "0.7", "whole"]),
+    "weight beyond reason": (
+        "data: nano", "data: {sources: [{source: a/b, weight: 1001}]}", ["weight is 1001", "give a number up to 1000"]),
+    "negatives of nano": (
+        "data: nano", "data: {source: nano, num_negatives: 3}", ["data has num_negatives 3", "nano has no hard", "0"]),
+    "negatives of nano among others": (
+        "data: nano", "data: {sources: [a/b, nano], num_negatives: 1}", ["data has num_negatives 1", "nano has no"]),
     "unknown field of a source": (
         "data: nano", "data: {sources: [{sorce: a/b}]}", ["data.sources[0]", "'sorce'", "did you mean 'source'?"]),
     "fewer negatives than none": (

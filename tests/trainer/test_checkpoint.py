@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from trainer import checkpoint
 from trainer.checkpoint import Checkpoint, load_newest, save
 
 
@@ -63,16 +64,38 @@ def test_a_half_written_folder_is_not_seen(tmp_path: Path) -> None:
     assert found.step == 1
 
 
-def test_a_full_disk_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     save(tmp_path, at(1))
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        save(tmp_path, at(2))
+    (tmp_path / ".step-2.123.partial").mkdir()
+    load_newest(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+def test_a_full_disk_keeps_the_old_one_and_says_what_it_is(tmp_path: Path) -> None:
+    """A limit on the size of a file is to safetensors what a full disk is: an error that is no ``OSError``."""
+    save(tmp_path, at(1))
+    script = (
+        "import errno, resource, signal, sys; from pathlib import Path; import torch;"
+        "from trainer import whole; from trainer.checkpoint import Checkpoint, save;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000));"
+        "whole._FULL = (errno.EFBIG,);"
+        "save(Path(sys.argv[1]), Checkpoint(step=2, tensors={'w': torch.zeros(100_000)}, record={}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert "OSError: [Errno 27] File too large" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+@pytest.mark.parametrize("record", ["[]", "null", "3"])
+def test_a_record_that_is_no_object_gives_way_to_the_one_before(tmp_path: Path, record: str) -> None:
+    save(tmp_path, at(1))
+    save(tmp_path, at(2))
+    (tmp_path / "step-2" / "record.json").write_text(record)
+    with pytest.warns(UserWarning, match="cannot be used"):
+        found = load_newest(tmp_path)
+    assert found is not None
+    assert found.step == 1
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.trainer.ranks import on_workers
 from tests.trainer.tiny import random_texts, tiny_decoder
 from trainer import engine
 from trainer.contrastive import contrastive_loss, deal, embed
-from trainer.encoder import GROUPED_CAUSAL, Encoder
+from trainer.encoder import GROUPED_CAUSAL, Encoder, plan_chunks
 from trainer.engine import Engine, TorchEngine
 from trainer.methods import apply_method
 from trainer.trial import Bias, Freeze, Full, Hyperparameters, Lora, Method, Placement
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.timeout(1200)
 METHODS: list[Method] = [Full(), Freeze(active_fraction=0.5), Bias(), Lora(rank=3, alpha=6.0)]
 STAGES = (None, 0, 1, 2, 3)
 ROUNDED_STAGES = (None, 1, 2, 3)
+RESTARTED = [*((METHODS[3], stage) for stage in STAGES), *((method, 3) for method in METHODS[:3])]
 # Four processes on two cores take minutes.
 WORLD_SIZES = (1, 2, pytest.param(4, marks=pytest.mark.slow))
 NUM_PAIRS, NUM_NEGATIVES = 12, 3
@@ -34,7 +35,8 @@ SCALE = 20.0
 NUM_STEPS = 10
 CLIPPING = 5.0
 LEARNING_RATES = [1e-3 * (1 + step % 3) for step in range(NUM_STEPS)]
-FLOAT32 = Placement(chunk_tokens=50, recompute=True)
+FLOAT32 = Placement(chunk_tokens=37, recompute=True)
+"""Chunks so small that workers have unequal numbers of them, of 2 and of 4 workers."""
 HYPERPARAMETERS = Hyperparameters(
     learning_rate=1e-3, temperature=1 / SCALE, weight_decay=0.1, batch_size=NUM_PAIRS, max_length=20,
     warmup_fraction=0.1, pooling="mean", gradient_clipping=0.0,
@@ -59,6 +61,7 @@ def loss_of(started: Engine, placement: Placement, world: World) -> Tensor:
         TEXTS,
         chunk_tokens=placement.chunk_tokens,
         recompute=placement.recompute,
+        keep_last=started.keeps_last_chunk,
         encode=started,
         world=world,
     )
@@ -86,13 +89,19 @@ class Course:
     norms: list[float]
 
 
-def course(world: World, method: Method, placement: Placement, clipping: float = 0.0) -> Course:
+def course(
+    world: World, method: Method, placement: Placement, *, clipping: float = 0.0, restart_at: int = NUM_STEPS
+) -> Course:
+    """Ten steps; before step ``restart_at`` all is thrown away but the engine's state, which a new engine takes."""
     dtype = torch.float64 if placement.dtype == "float64" else torch.float32
-    started = engine.start(
-        encoder_with(method, dtype), replace(HYPERPARAMETERS, gradient_clipping=clipping), placement, world
-    )
+    hyperparameters = replace(HYPERPARAMETERS, gradient_clipping=clipping)
+    started = engine.start(encoder_with(method, dtype), hyperparameters, placement, world)
     losses, norms, first = [], [], torch.zeros(0)
-    for learning_rate in LEARNING_RATES:
+    for step, learning_rate in enumerate(LEARNING_RATES):
+        if step == restart_at:
+            state = started.state()
+            started = engine.start(encoder_with(method, dtype), hyperparameters, placement, world)
+            started.restore(state)
         loss = loss_of(started, placement, world)
         started.backward(loss)
         if not losses:
@@ -105,7 +114,7 @@ def course(world: World, method: Method, placement: Placement, clipping: float =
 @functools.cache
 def reference(method: Method, dtype: str = "float64", clipping: float = 0.0) -> Course:
     """One process, one chunk, nothing recomputed, plain torch."""
-    return course(ALONE, method, Placement(dtype=dtype), clipping)  # type: ignore[arg-type]
+    return course(ALONE, method, Placement(dtype=dtype), clipping=clipping)  # type: ignore[arg-type]
 
 
 def courses(world: World) -> dict[Any, Course]:
@@ -126,9 +135,34 @@ def variants(world: World) -> dict[Any, Course]:
     for stage in STAGES:
         found["clipped", stage] = course(world, Full(), replace(base, zero_stage=stage), clipping=CLIPPING)
     for stage in ROUNDED_STAGES:
-        found["bfloat16", stage] = course(world, Full(), replace(base, zero_stage=stage, dtype="bfloat16"))
+        rounded = replace(base, zero_stage=stage, dtype="bfloat16")
+        found["bfloat16", stage] = course(world, Full(), rounded)
+        found["unrounded", stage] = _largest_rounding(world, rounded)
     found["offload", 2] = course(world, Full(), replace(base, zero_stage=2, offload=True))
     return found
+
+
+def restarts(world: World) -> dict[Any, Course]:
+    """Courses with a new engine in the middle, and the same without; adapters in bfloat16."""
+    found: dict[Any, Course] = {}
+    base = replace(FLOAT32, num_workers=world.size)
+    for stage in ROUNDED_STAGES:
+        rounded = replace(base, zero_stage=stage, dtype="bfloat16")
+        found["bfloat16 lora", stage] = course(world, METHODS[3], rounded)
+        found["bfloat16", stage] = course(world, Full(), rounded)
+        found["bfloat16 again", stage] = course(world, Full(), rounded, restart_at=5)
+    for method, stage in RESTARTED:
+        again = course(world, method, replace(base, zero_stage=stage), restart_at=5)
+        found["again", method.label, stage] = again
+        found["straight", method.label, stage] = course(world, method, replace(base, zero_stage=stage))
+    return found
+
+
+def _largest_rounding(world: World, placement: Placement) -> float:
+    """How far the weights that an engine trains are from those it was given."""
+    given = dict(encoder_with(Full()).named_parameters())
+    trained = engine.start(encoder_with(Full()), HYPERPARAMETERS, placement, world).trained()
+    return max(float((trained[name] - parameter).abs().max()) for name, parameter in given.items())
 
 
 @pytest.fixture(scope="module", params=WORLD_SIZES, ids=lambda size: f"world{size}")
@@ -141,6 +175,12 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def varied(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Course]]:
     """All variants on two workers, by rank."""
     return on_workers(variants, 2, tmp_path_factory.mktemp("world") / "meeting")
+
+
+@pytest.fixture(scope="module")
+def restarted(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Course]]:
+    """All restarts on two workers, by rank."""
+    return on_workers(restarts, 2, tmp_path_factory.mktemp("world") / "meeting")
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
@@ -188,6 +228,37 @@ def test_bfloat16_stays_near_float32(stage: int | None, varied: list[dict[Any, C
 def test_an_offloaded_optimizer_changes_nothing(varied: list[dict[Any, Course]]) -> None:
     for rank in varied:
         assert rank["offload", 2].losses == pytest.approx(reference(Full()).losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", ROUNDED_STAGES, ids=lambda stage: f"stage-{stage}")
+def test_bfloat16_trains_weights_that_are_not_rounded(stage: int | None, varied: list[dict[Any, Any]]) -> None:
+    for rank in varied:
+        assert rank["unrounded", stage] == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ROUNDED_STAGES, ids=lambda stage: f"stage-{stage}")
+def test_bfloat16_goes_on_bit_for_bit_and_has_adapters(stage: int | None, restarted: list[dict[Any, Course]]) -> None:
+    for rank in restarted:
+        assert rank["bfloat16 again", stage].losses == rank["bfloat16", stage].losses
+        assert rank["bfloat16 lora", stage].losses == pytest.approx(reference(METHODS[3]).losses, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "stage"), RESTARTED, ids=lambda part: getattr(part, "label", f"stage-{part}"))
+def test_a_new_engine_goes_on_bit_for_bit(
+    method: Method, stage: int | None, restarted: list[dict[Any, Course]]
+) -> None:
+    for rank in restarted:
+        assert rank["again", method.label, stage].losses == rank["straight", method.label, stage].losses
+
+
+def test_workers_with_fewer_chunks_keep_the_others_company() -> None:
+    """The courses above would not show it if all workers had as many chunks."""
+    lengths = [len(text) for text in TEXTS]
+    for num_workers in (2, 4):
+        shares = deal(lengths, num_workers)
+        assert len({len(plan_chunks([lengths[i] for i in share], FLOAT32.chunk_tokens)) for share in shares}) > 1
 
 
 def test_texts_are_dealt_once_and_evenly() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.trainer.tiny import random_texts
 from tests.trainer.trials import METHODS, files, ignore, make_world, outcome, spec_of
 from trainer import loop
 from trainer.batch import next_batch
@@ -23,7 +25,7 @@ from trainer.contrastive import embed
 from trainer.data import TokenSplit, open_split
 from trainer.flops import booked_flops_per_token
 from trainer.loop import learning_rate_at, train
-from trainer.order import pair_order
+from trainer.order import Mixture, pair_order
 from trainer.trial import (
     CurvePoint,
     Evaluation,
@@ -144,16 +146,31 @@ def test_out_of_memory_goes_on_with_less_and_the_same_loss(
 
     def embed_in_little_memory(*arguments: object, chunk_tokens: int, recompute: bool, **others: object) -> object:
         seen.append((chunk_tokens, recompute))
-        if chunk_tokens > 50 or not recompute:
+        if chunk_tokens > 50 or not (recompute or evaluating()):
+            raise torch.OutOfMemoryError("the device is full")
+        if evaluating() and chunk_tokens > 30:
             raise torch.OutOfMemoryError("the device is full")
         return embed(*arguments, chunk_tokens=chunk_tokens, recompute=recompute, **others)  # type: ignore[arg-type]
 
+    def evaluating() -> bool:
+        return not torch.is_grad_enabled()
+
+    def stop(point: CurvePoint) -> None:
+        if point.step == 9:
+            raise Stopped
+
     monkeypatch.setattr(loop, "embed", embed_in_little_memory)
-    monkeypatch.setattr(loop, "_evaluate", lambda trial: (expected.metrics, 0))
-    result = train(spec, Placement(chunk_tokens=150), files(world, tmp_path / "little"), ignore)
+    little = files(world, tmp_path / "little")
+    with pytest.raises(Stopped):
+        train(spec, Placement(chunk_tokens=150), little, stop)
     assert seen[:3] == [(150, False), (75, True), (37, True)]
-    assert result.num_out_of_memory == 2
-    assert (result.placement.chunk_tokens, result.placement.recompute) == (37, True)
+    seen.clear()
+    result = train(spec, Placement(chunk_tokens=150), little, ignore)
+    assert seen[0] == (37, True), "what fits is remembered"
+    assert result.num_out_of_memory == 3, "twice in training, once in evaluation"
+    assert (result.placement.chunk_tokens, result.placement.recompute) == (18, True)
+    assert result.metrics is not None and expected.metrics is not None
+    assert result.metrics.loss == pytest.approx(expected.metrics.loss, abs=1e-4)
     losses, wanted = ([point.train_loss for point in r.curve] for r in (result, expected))
     assert losses == pytest.approx(wanted, abs=1e-4)
 
@@ -232,6 +249,66 @@ def test_the_last_batch_is_the_longest_prefix_and_a_shortened_pair(world: Path) 
         assert [q.tolist() for q in cut.queries[:unchanged]] == [q.tolist() for q in whole.queries[:unchanged]]
     assert next_batch(split, spec, 0, 1) is None
     assert next_batch(split, spec, 0, 0) is None
+
+
+@pytest.fixture
+def world_with_negatives(tmp_path: Path) -> Path:
+    """Two sources by weight, and none to three hard negatives of each pair."""
+    folder = make_world(tmp_path / "world")
+    random = np.random.default_rng(5)
+    counts = random.integers(0, 4, 300)
+    negatives = random_texts(int(counts.sum()), seed=6, longest=8)
+    tokens = folder / "tokens"
+    np.concatenate(negatives).astype(np.uint16).tofile(tokens / "train.negative.uint16")
+    np.save(tokens / "train.negative.offsets.npy", np.cumsum([0, *map(len, negatives)]))
+    np.save(tokens / "train.negative.first.npy", np.cumsum([0, *counts]))
+    (tokens / "train.mixture.json").write_text(Mixture([200, 100], [1, 2]).to_json())
+    return folder
+
+
+def test_the_last_batch_takes_as_much_of_the_negatives_as_fits(world_with_negatives: Path) -> None:
+    split, spec = train_split(world_with_negatives), spec_of(Full())
+    whole = next_batch(split, spec, 0, 10**9)
+    assert whole is not None
+    assert len(whole.negatives) > 16
+    for remaining in range(2, whole.num_tokens + 1):
+        cut = next_batch(split, spec, 0, remaining)
+        assert cut is not None
+        assert cut.num_tokens in (remaining, remaining - 1), "at most one token, too few for a pair, is left"
+        assert all(len(text) > 0 for text in cut.texts)
+        assert len(cut.queries) == len(cut.positives)
+
+
+def test_negatives_and_mixtures_survive_stops_and_count_against_the_budget(
+    world_with_negatives: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(Full())
+    expected = train(spec, Placement(), files(world_with_negatives, tmp_path / "undisturbed"), ignore)
+    per_token = booked_flops_per_token(expected.counts, spec.method)
+    assert spec.budget_flops - expected.spending.booked_flops < 2 * per_token
+    assert expected.epochs == pytest.approx(expected.spending.pairs * (2 / 3) / 100)
+
+    def stop(point: CurvePoint) -> None:
+        if point.step in (3, 10):
+            raise Stopped
+
+    stopped = files(world_with_negatives, tmp_path / "stopped")
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            train(spec, Placement(), stopped, stop)
+    assert outcome(train(spec, Placement(), stopped, ignore)) == outcome(expected)
+    shutil.rmtree(tmp_path / "stopped")
+    (world_with_negatives / "tokens" / "train.negative.first.npy").unlink()
+    without = train(spec, Placement(), files(world_with_negatives, tmp_path / "without"), ignore)
+    assert without.curve[0].train_loss < expected.curve[0].train_loss, "more candidates, a higher loss"
+
+
+def test_peak_memory_is_that_of_the_trial(world: Path, tmp_path: Path) -> None:
+    before = train(spec_of(Full()), Placement(), files(world, tmp_path / "before"), ignore)
+    large = np.ones(2**27)  # 1 GiB
+    del large
+    after = train(spec_of(Full()), Placement(), files(world, tmp_path / "after"), ignore)
+    assert after.spending.peak_memory_bytes < before.spending.peak_memory_bytes + 2**29
 
 
 def test_an_epoch_holds_every_pair_once(world: Path) -> None:

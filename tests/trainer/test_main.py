@@ -9,9 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from tests.world import make_pairs, save_decoder, save_tokenizer, write_jsonl
+from trainer import __main__ as command
 
 
 def start(cache: Path, *flags: str) -> subprocess.Popen[str]:
@@ -47,6 +50,64 @@ def test_a_bad_flag_is_one_sentence_before_anything_is_prepared(tmp_path: Path) 
     assert ended.returncode == 2
     assert ended.stderr.strip() == "trainer: rank is 0: give a whole number from 1 up"
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--budget nan", "--budget is nan: give FLOPs"),
+        ("--budget inf", "--budget is inf: give FLOPs"),
+        ("--budget 0.5", "--budget is 0.5: give FLOPs from 1 up"),
+        ("--learning-rate nan", "learning_rate is nan"),
+        ("--temperature 0", "temperature is 0.0"),
+        ("--weight-decay -1", "weight_decay is -1.0"),
+        ("--batch-size 1", "batch_size is 1: give at least 2"),
+        ("--max-length 0", "max_length is 0: give at least 2"),
+        ("--num-candidates 1", "num_candidates is 1"),
+        ("--num-pairs 10", "num_pairs is 10"),
+        ("--chunk-tokens 0", "chunk_tokens is 0"),
+        ("--workers 0", "num_workers is 0"),
+        ("--checkpoints {file}", "--checkpoints is '{file}'"),
+        ("--checkpoints {file}/sub", "nothing can be written to '{file}'"),
+        ("--export {full}", "--export is '{full}', which is not empty"),
+        ("--export {file}", "--export is '{file}'"),
+    ],
+)
+def test_a_value_out_of_range_is_one_sentence_before_anything_is_prepared(
+    flags: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"file": tmp_path / "full" / "file", "full": tmp_path / "full"}
+    places["full"].mkdir()
+    places["file"].write_text("kept")
+    monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["trainer", *flags.format(**places).split()])
+    assert command.main() == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert error.startswith("trainer: ") and said.format(**places) in error and ": give " in error
+    assert not (tmp_path / "cache").exists() and places["file"].read_text() == "kept"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_one_sentence_before_anything_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["trainer", "--device", "cuda"])
+    assert command.main() == 2
+    assert capsys.readouterr().err == "trainer: --device is cuda, and torch finds no GPU here: give --device cpu\n"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_other_code_raises_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "prepare", lambda *_, **__: json.loads("no json"))
+    monkeypatch.setattr(sys, "argv", ["trainer"])
+    with pytest.raises(json.JSONDecodeError):
+        command.main()
 
 
 def test_sigterm_ends_at_the_next_step_with_a_checkpoint_and_a_status_of_its_own(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import string
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import pytest
@@ -45,6 +47,10 @@ SPEC = TrialSpec(
     seed=0,
     number=3,
 )
+
+
+def with_hyperparameters(**changed: float) -> Hyperparameters:
+    return replace(SPEC.hyperparameters, **changed)
 
 
 def test_a_trial_s_name_is_readable_and_stays_as_it_is() -> None:
@@ -99,6 +105,13 @@ def test_a_spec_of_another_version_is_refused(text: str) -> None:
         TrialSpec.from_json(text)
 
 
+def test_the_ends_of_the_ranges_are_possible() -> None:
+    with_hyperparameters(weight_decay=0.0, gradient_clipping=0.0, warmup_fraction=0.0, batch_size=2, max_length=2)
+    Evaluation(num_pairs=2, num_candidates=2)
+    Placement(chunk_tokens=1, checkpoint_seconds=0)
+    replace(SPEC, budget_flops=1)
+
+
 def test_methods_by_name() -> None:
     assert method_from("lora", rank=4, alpha=8.0) == Lora(rank=4, alpha=8.0)
     assert set(METHODS) == {"full", "freeze", "bias", "lora"}
@@ -115,8 +128,26 @@ def test_methods_by_name() -> None:
         (lambda: Lora(rank=4, alpha=0.0), "alpha is 0.0"),
         (lambda: Freeze(active_fraction=0.0), "active_fraction is 0.0"),
         (lambda: Freeze(active_fraction=1.5), "active_fraction is 1.5"),
+        (lambda: Lora(rank=4, alpha=math.inf), "alpha is inf"),
+        (lambda: with_hyperparameters(learning_rate=0.0), "learning_rate is 0.0: give a finite number above 0"),
+        (lambda: with_hyperparameters(learning_rate=math.nan), "learning_rate is nan"),
+        (lambda: with_hyperparameters(learning_rate=math.inf), "learning_rate is inf"),
+        (lambda: with_hyperparameters(temperature=-0.1), "temperature is -0.1"),
+        (lambda: with_hyperparameters(temperature=math.nan), "temperature is nan"),
+        (lambda: with_hyperparameters(weight_decay=-0.1), "weight_decay is -0.1: give a finite number from 0 up"),
+        (lambda: with_hyperparameters(gradient_clipping=-1.0), "gradient_clipping is -1.0"),
+        (lambda: with_hyperparameters(gradient_clipping=math.nan), "gradient_clipping is nan"),
+        (lambda: with_hyperparameters(batch_size=1), "batch_size is 1: give at least 2, since one pair alone"),
+        (lambda: with_hyperparameters(max_length=1), "max_length is 1: give at least 2 tokens"),
+        (lambda: with_hyperparameters(warmup_fraction=1.0), "warmup_fraction is 1.0: give a share"),
+        (lambda: with_hyperparameters(warmup_fraction=-0.1), "warmup_fraction is -0.1"),
+        (lambda: Evaluation(num_pairs=8, num_candidates=1), "num_candidates is 1: give at least 2"),
+        (lambda: Evaluation(num_pairs=8, num_candidates=9), "num_pairs is 8, less than one set of num_candidates 9"),
+        (lambda: replace(SPEC, budget_flops=0), "budget_flops is 0: give a whole number of FLOPs"),
+        (lambda: Placement(chunk_tokens=0), "chunk_tokens is 0: give a whole number of tokens"),
+        (lambda: Placement(checkpoint_seconds=math.nan), "checkpoint_seconds is nan: give a number from 0 up"),
     ],
 )
-def test_settings_out_of_range_are_refused(build: type, field: str) -> None:
+def test_settings_out_of_range_are_refused(build: Callable[[], object], field: str) -> None:
     with pytest.raises(ValueError, match=field):
         build()

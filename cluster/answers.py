@@ -1,0 +1,154 @@
+"""What a spec and a store have to say: plan, prepared data, recommendations, report.
+
+Knows how the packages' answers are put together, and how sentences stand on a terminal. Never knows Ray or a command's
+options. What a function needs is imported when it runs, so that a plan does not wait for what fits need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from analysis.lifetime import Service
+    from analysis.recommend import Recommendation
+    from sweeps.plan import Plan
+    from sweeps.spec import SweepSpec
+    from sweeps.store import Store
+    from trainer.data import DataSource, TokenStatistics
+    from trainer.prepare import Prepared
+
+# Until the data are prepared a plan has to assume: measured once on the nano pairs; the paper's constant elsewhere.
+NANO_TOKENS_PER_PAIR, NANO_NUM_PAIRS = 49.0, 64_000
+PAPER_TOKENS_PER_PAIR = 78.0
+NANO_NOTES = (
+    "These are nano models on docstrings and code: the sweep is real, but its exponents are not those of models of "
+    "useful size, nor the paper's.",
+    "Plain word matching (BM25) retrieves these pairs better than any of these models.",
+)
+
+
+def data_source(spec: SweepSpec) -> DataSource:
+    """Where the sweep's pairs come from, as the preparation takes it."""
+    from trainer.data import DataSource
+
+    return DataSource.from_dict(asdict(spec.data))
+
+
+def find_prepared(spec: SweepSpec) -> Prepared | None:
+    """What was prepared for the sweep before; ``None`` where something is missing."""
+    from trainer.prepare import default_cache, find
+
+    return find(data_source(spec), spec.models, max_length=spec.fixed.max_length, cache=default_cache())
+
+
+def prepare_for(spec: SweepSpec, console: Console) -> Prepared:
+    """Prepare what the sweep needs, with progress on ``console``."""
+    return prepare_source(data_source(spec), spec.models, spec.fixed.max_length, console)
+
+
+def prepare_source(source: DataSource, models: Sequence[str], max_length: int, console: Console) -> Prepared:
+    """Prepare pairs and models without a sweep, with progress on ``console``."""
+    from cluster.view import preparing
+    from trainer.prepare import default_cache, prepare
+
+    with preparing(console) as report:
+        return prepare(source, models, max_length=max_length, cache=default_cache(), report=report)
+
+
+def plan_of(spec: SweepSpec, prepared: Prepared | None) -> Plan:
+    """The sweep's plan, from what was measured of its data, or what has to be assumed until then."""
+    from sweeps.plan import DataFacts
+    from sweeps.plan import plan as plan_cells
+    from trainer.ladder import SHAPES
+
+    if prepared is None:
+        nano = spec.data.source == "nano"
+        facts = DataFacts(
+            num_train_pairs=NANO_NUM_PAIRS if nano else None,
+            tokens_per_pair=NANO_TOKENS_PER_PAIR if nano else PAPER_TOKENS_PER_PAIR,
+            measured=False,
+        )
+        return plan_cells(spec, facts, SHAPES)
+    facts = DataFacts(
+        num_train_pairs=prepared.manifest.num_pairs["train"],
+        tokens_per_pair=prepared.statistics.tokens_per_pair,
+        measured=True,
+        pairs_per_epoch=prepared.manifest.pairs_per_epoch,
+    )
+    return plan_cells(spec, facts, {name: model.shape for name, model in prepared.models.items()})
+
+
+def prepared_of(store: Store) -> Prepared:
+    """What a store's sweep was begun with."""
+    from trainer.prepare import Prepared
+
+    return Prepared.from_json(store.prepared)
+
+
+def recommendations(store: Store, budgets_flops: Sequence[int]) -> list[Recommendation]:
+    """What to train at each budget, from all rows of a store."""
+    from analysis.frontier import fit_frontier
+    from analysis.recommend import recommend as recommend_at
+
+    frontier = fit_frontier(store.read_trials())
+    prepared = prepared_of(store)
+    shapes = [model.shape for model in prepared.models.values()]
+    return [recommend_at(frontier, budget, shapes, prepared.statistics.tokens_per_pair) for budget in budgets_flops]
+
+
+def write_report_of(store: Store, budget_flops: int | None) -> Path:
+    """Write a store's report, with a recommendation for twice its largest budget unless another is given."""
+    from analysis.frontier import fit_frontier
+    from analysis.report import ReportContext, write_report
+    from cluster import tables
+
+    rows = store.read_trials()
+    frontier = fit_frontier(rows)
+    recommendation = None
+    if frontier.budgets_flops:
+        [recommendation] = recommendations(store, [budget_flops or 2 * max(frontier.budgets_flops)])
+    spec, prepared = store.spec, prepared_of(store)
+    planned = plan_of(spec, prepared)
+    context = ReportContext(
+        sweep=spec.name,
+        manifest=tuple(tables.data_facts(prepared)),
+        plan=tuple(tables.plan_facts(planned)),
+        left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
+        notes=NANO_NOTES if spec.data.source == "nano" else (),
+    )
+    curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}
+    return write_report(store.root / "report", rows, curves, frontier, recommendation, context)
+
+
+def service_of(tokens: TokenStatistics, **given: float | None) -> Service | None:
+    """What is to be served, with texts as long as those of the sweep; ``None`` where nothing is said of it."""
+    from analysis.lifetime import Service
+
+    served = {name: value for name, value in given.items() if value is not None}
+    lengths = (tokens.query.mean_at_max_length, tokens.positive.mean_at_max_length)
+    return Service(**served, tokens_per_query=lengths[0], tokens_per_document=lengths[1]) if served else None
+
+
+def emit_sweep(path: Path, spec: SweepSpec, answer: Recommendation) -> None:
+    """Write the one-cell sweep that trains the recommendation."""
+    from sweeps.emit import one_cell
+
+    if path.exists() or not path.absolute().parent.is_dir():
+        mend = "give another file" if path.exists() else "give a file in a folder that is there"
+        raise ValueError(f"--emit is {str(path)!r}, which cannot be written anew: {mend}")
+    path.write_text(one_cell(spec, answer).to_yaml(), encoding="utf-8")
+
+
+def say(console: Console, text: str) -> None:
+    """Words as they are: a path or a command is to be copied, so no line is broken."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def tell(console: Console, sentences: Sequence[str]) -> None:
+    """Sentences to be read: broken between words where a person looks at a screen."""
+    console.print("\n".join(sentences), soft_wrap=not console.is_terminal, highlight=False, markup=False)
