@@ -6,9 +6,7 @@ a study, a scheduler or a store; whoever calls it records the result.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -31,6 +29,7 @@ from trainer.export import save_trained
 from trainer.flops import booked_flops_per_token, forward_flops, measured_flops
 from trainer.ladder import ModelShape, parameter_counts
 from trainer.methods import apply_method
+from trainer.shrink import remember, remembered, with_less_memory
 from trainer.trial import (
     CurvePoint,
     Hyperparameters,
@@ -46,8 +45,6 @@ from trainer.trial import (
 )
 from trainer.world import ALONE, World
 
-OUT_OF_MEMORY = "out-of-memory.json"
-"""Beside a trial's checkpoints, so that its next life does not begin by running out of memory again."""
 CURVE_POINTS = 200
 """About how many points a stored curve has."""
 
@@ -89,44 +86,21 @@ def train(spec: TrialSpec, placement: Placement, files: TrialFiles, report: Repo
     often it was interrupted.
     """
     work = train_worker if placement.num_workers == 1 and placement.zero_stage is None else gang.train_together
-    asked, (num_out_of_memory, placement) = placement, _placement_that_fits(placement, Path(files.checkpoints))
+    folder = Path(files.checkpoints)
+    num_out_of_memory, fits = remembered(placement, folder)
     while True:
         try:
-            result = work(spec, placement, files, report)
+            result = work(spec, fits, files, report)
             return replace(result, num_out_of_memory=num_out_of_memory)
         except torch.OutOfMemoryError:
-            smaller = _with_less_memory(placement, spec.hyperparameters)
+            smaller = with_less_memory(fits, spec.hyperparameters)
             if smaller is None:
                 raise
         # Outside the handler: what the failed attempt held is free only when its traceback is gone.
         torch.cuda.empty_cache()
-        placement = smaller
+        fits = smaller
         num_out_of_memory += 1
-        _note_placement_that_fits(asked, placement, num_out_of_memory, Path(files.checkpoints))
-
-
-def _placement_that_fits(asked: Placement, folder: Path) -> tuple[int, Placement]:
-    """How often the trial has run out of memory in earlier lives, and what it came to where the same was asked."""
-    path = folder / OUT_OF_MEMORY
-    if not path.exists():
-        return 0, asked
-    noted = json.loads(path.read_text())
-    return noted["times"], Placement(**noted["fits"]) if noted["asked"] == asdict(asked) else asked
-
-
-def _note_placement_that_fits(asked: Placement, fits: Placement, times: int, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".{OUT_OF_MEMORY}.{os.getpid()}"
-    fresh.write_text(json.dumps({"times": times, "asked": asdict(asked), "fits": asdict(fits)}))
-    fresh.replace(folder / OUT_OF_MEMORY)
-
-
-def _with_less_memory(placement: Placement, hyperparameters: Hyperparameters) -> Placement | None:
-    """Half the chunk, down to one text, and all but one chunk's activations computed again."""
-    smallest = hyperparameters.max_length
-    if placement.recompute and placement.chunk_tokens <= smallest:
-        return None
-    return replace(placement, recompute=True, chunk_tokens=max(placement.chunk_tokens // 2, smallest))
+        remember(placement, fits, num_out_of_memory, folder)
 
 
 def train_worker(

@@ -24,9 +24,9 @@ from trainer.cache import hash_files
 from trainer.contrastive import embed
 from trainer.data import DataManifest, DataSource, open_split
 from trainer.encoder import Encoder, choose_layout, load_backbone
-from trainer.evaluate import held_out_metrics
+from trainer.evaluate import HELD_OUT_ORDER_SEED, held_out_metrics
 from trainer.export import ADAPTER, export, load_trained, save_trained
-from trainer.loop import HELD_OUT_ORDER_SEED, train
+from trainer.loop import train
 from trainer.methods import apply_method, quiet_peft
 from trainer.models import files_of, load_tokenizer
 from trainer.trial import Bias, Freeze, Full, Lora, Method, Placement, Pooling, TrialFiles, TrialSpec
