@@ -37,13 +37,17 @@ def loss_over(method: MethodFrontier, budgets_flops: FloatArray, num_params: flo
 
 
 def loss_draws(method: MethodFrontier, budget_flops: float, num_params: float) -> FloatArray:
-    """Draws of that loss, shape (num_draws,), for a method with a law of the loss. A draw without a law is NaN."""
+    """Draws of that loss, shape (num_draws,), for a method with a law of the loss. A draw without one is NaN.
+
+    A draw that has a law of the loss and none of the size is as far off the optimum as the fitted law says.
+    """
     assert method.loss_law is not None
     draws = method.loss_law.draws_at(budget_flops)
     if method.size_law is None:
         return draws
     with np.errstate(divide="ignore", invalid="ignore"):
         off = np.log10(num_params / method.size_law.draws_at(budget_flops))
+    off = np.where(np.isfinite(off), off, np.log10(num_params / method.size_law.at(budget_flops)))
     return np.asarray(draws + _curvature(method, np.array([float(budget_flops)])) * off**2)
 
 
