@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.trials import files, ignore, make_world, outcome, spec_of
+from tests.trainer.trials import METHODS, files, ignore, make_world, outcome, spec_of
 from trainer.loop import train
-from trainer.trial import CurvePoint, Evaluation, Full, Lora, Placement, Stopped, TrialSpec
+from trainer.trial import CurvePoint, Evaluation, Full, Lora, Method, Placement, Stopped, TrialSpec
 
 # Every gang starts two to four processes that load torch, some of them DeepSpeed too.
 pytestmark = pytest.mark.timeout(900)
@@ -70,16 +71,21 @@ def test_a_zero_3_lora_trial_killed_twice_ends_on_one_worker_as_the_undisturbed_
 
 
 @pytest.mark.parametrize(
-    "stage",
-    [None, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (2, 3))],
-    ids=lambda stage: f"stage-{stage}",
+    ("method", "stage"),
+    [
+        pytest.param(method, stage, marks=() if (method, stage) == (Full(), None) else pytest.mark.slow)
+        for method in METHODS
+        for stage in (None, 0, 1, 2, 3)
+    ],
+    ids=lambda part: getattr(part, "label", f"stage-{part}"),
 )
 def test_a_killed_gang_ends_bit_for_bit_as_an_undisturbed_one_of_its_size(
-    stage: int | None, world: Path, tmp_path: Path
+    method: Method, stage: int | None, world: Path, tmp_path: Path
 ) -> None:
-    spec, placement = spec_of(Full()), replace(TWO, zero_stage=stage)
+    spec, placement = spec_of(method), replace(TWO, zero_stage=stage)
     expected = train(spec, placement, files(world, tmp_path / "undisturbed"), ignore)
-    in_a_process(world, tmp_path / "killed", spec, placement, kill_at=6)
+    kill_at = random.Random(f"{method.label} {stage}").randint(2, expected.spending.steps - 2)
+    in_a_process(world, tmp_path / "killed", spec, placement, kill_at=kill_at)
     result = train(spec, placement, files(world, tmp_path / "killed"), ignore)
     assert result.num_resumes == 1
     assert outcome(result) == outcome(expected)
