@@ -11,7 +11,7 @@ residual stream. ``benchmarks/memory.py`` holds the estimate against measured st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from trainer.ladder import ModelShape, parameter_counts
@@ -86,6 +86,8 @@ class _States:
     weights: int
     optimizer: int
     communication: int
+    gathered: int
+    """Whole weights that ZeRO-3 holds from the forward pass to the end of the backward pass."""
     gradients: int
     update: int
     """From the end of the backward pass to the end of the update: gradients as they are then, and copies of them."""
@@ -128,7 +130,7 @@ def estimate(load: StepLoad, placement: Placement) -> MemoryEstimate:
         later = earlier + kept.temporaries(chunk)
     whole_gradients = states.gradients if num_chunks > 1 else 0
     embedding_gradient = _embedding_gradient_bytes(load, placement)
-    moments = (end_of_forward, later + whole_gradients, states.gradients + embedding_gradient, states.update)
+    passes = max(end_of_forward, later + whole_gradients, states.gradients + embedding_gradient)
     return MemoryEstimate(
         weights=states.weights,
         optimizer=states.optimizer,
@@ -137,7 +139,7 @@ def estimate(load: StepLoad, placement: Placement) -> MemoryEstimate:
         activations=math.ceil(held + indices),
         gradients=states.gradients,
         loss=loss,
-        step_peak=math.ceil(indices + max(moments)),
+        step_peak=math.ceil(indices + max(states.gathered + passes, states.update)),
         host=states.host,
     )
 
@@ -224,6 +226,7 @@ def _torch_states(load: StepLoad, placement: Placement) -> _States:
         weights=size * num_params,
         optimizer=2 * size * num_trained,
         communication=_nccl_bytes(placement),
+        gathered=0,
         gradients=size * num_trained,
         update=size * (num_trained + (bucket if several else 0)),
         host=0,
@@ -233,11 +236,13 @@ def _torch_states(load: StepLoad, placement: Placement) -> _States:
 def _deepspeed_states(load: StepLoad, placement: Placement) -> _States:
     """ZeRO (Rajbhandari et al. 2020, section 5) as DeepSpeed 0.19 does it.
 
-    Weights ``bN``; at stage 3 ``bN/W``, and whole ones up to ``DEEPSPEED_LIVE_ELEMENTS``. Stage 0: moments ``8N_t``.
-    From stage 1 on, moments ``8N_t/W`` and the float32 weights that they update, ``4N_t/W``, a copy in float32 too,
-    but for stage 3. Gradients ``bN_t``; from stage 2 on ``bN_t/W`` of them stay when the backward pass ends. The
-    update takes another ``4N_t/W``. A bucket of ``DEEPSPEED_BUCKET_ELEMENTS`` is there throughout. Offload has moments,
-    float32 weights and partitioned gradients on the host, at stage 3 the partitioned weights too.
+    Weights ``bN``; at stage 3 ``bN/W``, and whole ones up to ``DEEPSPEED_LIVE_ELEMENTS`` from the forward pass to the
+    end of the backward pass. Stage 0: moments ``8N_t``. From stage 1 on, moments ``8N_t/W`` and the float32 weights
+    that they update, ``4N_t/W``, a copy in float32 too. Gradients ``bN_t``; from stage 2 on ``bN_t/W`` of them stay
+    when the backward pass ends, at stage 3 in a buffer that is always there. A bucket of
+    ``DEEPSPEED_BUCKET_ELEMENTS`` is there throughout; stage 3 reduces a copy of it, of which gloo makes another. The
+    update takes another ``4N_t/W``. Offload has moments, float32 weights and partitioned gradients on the host, at
+    stage 3 the partitioned weights too.
     """
     stage, workers = placement.zero_stage, placement.num_workers
     assert stage is not None
@@ -245,27 +250,28 @@ def _deepspeed_states(load: StepLoad, placement: Placement) -> _States:
     num_params, num_trained = _num_params(load)
     share = math.ceil(num_trained / workers) if stage else num_trained
     bucket = DEEPSPEED_BUCKET_ELEMENTS if stage else min(num_trained, DEEPSPEED_BUCKET_ELEMENTS)
-    has_copy = stage in (1, 2) or (stage == 3 and placement.dtype != "float32")
-    optimizer = (8 + (4 if has_copy else 0)) * share
+    optimizer = (12 if stage else 8) * share
     partitions = math.ceil(b * num_params / workers) if stage == 3 else 0
-    live = b * (min(num_params, DEEPSPEED_LIVE_ELEMENTS) if stage == 3 else num_params)
     kept_gradients = b * (share if stage > 1 else num_trained)
-    if placement.offload:
-        return _States(
-            weights=live,
-            optimizer=0,
-            communication=b * bucket + _nccl_bytes(placement),
-            gradients=b * num_trained,
-            update=0 if stage > 1 else kept_gradients,
-            host=optimizer + 4 * share + partitions,
-        )
-    return _States(
-        weights=live + partitions,
+    reduced = b * min(num_trained, bucket) * (1 if placement.device == "cuda" else 2) if stage == 3 else 0
+    own = _States(
+        weights=partitions if stage == 3 else b * num_params,
         optimizer=optimizer,
-        communication=b * bucket + _nccl_bytes(placement),
+        communication=b * bucket + _nccl_bytes(placement) + (kept_gradients if stage == 3 else 0),
+        gathered=b * min(num_params, DEEPSPEED_LIVE_ELEMENTS) if stage == 3 else 0,
         gradients=b * num_trained,
-        update=kept_gradients + (4 * share if stage else 0),
+        update=max(reduced, (0 if stage == 3 else kept_gradients) + (4 * share if stage else 0)),
         host=0,
+    )
+    if not placement.offload:
+        return own
+    return replace(
+        own,
+        weights=0 if stage == 3 else own.weights,
+        optimizer=0,
+        communication=b * bucket + _nccl_bytes(placement),
+        update=max(reduced, 0 if stage > 1 else kept_gradients),
+        host=optimizer + 4 * share + partitions,
     )
 
 
