@@ -97,7 +97,8 @@ def test_states_of_a_known_model() -> None:
         zero = of_pythia("1b", Full(), replace(rounded, zero_stage=stage))
         assert (zero.weights, zero.gradients, zero.optimizer) == (2 * num, 2 * num, 12 * num // 4)
     third = of_pythia("1b", Full(), replace(rounded, zero_stage=3))
-    assert third.weights == 2 * num // 4 + 2 * num, "a model below the live size is whole while it computes"
+    assert (third.weights, third.optimizer) == (2 * num // 4, 12 * num // 4)
+    assert third.step_peak - zero.step_peak > 1.9 * num, "a model below the live size is whole while it computes"
     offloaded = of_pythia("1b", Full(), replace(rounded, zero_stage=3, offload=True))
     assert (offloaded.optimizer, offloaded.host) == (0, (12 + 4 + 2) * num // 4)
 
