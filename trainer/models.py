@@ -88,7 +88,7 @@ def read_shape(name: str, folder: Path) -> tuple[ModelShape, int]:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+            model = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"model {name!r} is none that transformers can build ({_reason(error)}): choose another"

@@ -239,7 +239,7 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """
     from transformers import PreTrainedTokenizerFast
 
-    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         tokenizer_object=tokenizer,
         bos_token=END,
         eos_token=END,
