@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.crossover import Crossover, LossAt, find_crossover
+from analysis.crossover import Crossover, LogLossAt, find_crossover
 from analysis.envelope import fit_envelope
 from analysis.fit import FloatArray, Interval
 from analysis.forms import COMPUTE, FORMS
@@ -215,7 +215,7 @@ def _completed(columns: dict[str, FloatArray]) -> dict[str, FloatArray]:
     return columns
 
 
-_Law = tuple[FittedTable, LossAt | None]
+_Law = tuple[FittedTable, LogLossAt | None]
 
 
 def _fit(columns: dict[str, FloatArray], request: Request) -> _Law:
@@ -299,10 +299,9 @@ def _envelope(columns: dict[str, FloatArray], request: Request) -> FittedTable:
 def _isoflop(columns: dict[str, FloatArray], request: Request) -> _Law:
     rng = np.random.default_rng(request.seed)
     noise = noise_of_profiles(columns["budget"], columns["params"], columns["loss"])
-    sd = noise.draw_sd(rng, request.num_draws)[:, None]
 
     def draw(loss: FloatArray) -> FloatArray:
-        return loss * np.exp(sd * rng.standard_normal((request.num_draws, loss.size)))
+        return loss * np.exp(noise.draws(rng, np.ones(loss.size), request.num_draws))
 
     fit = fit_isoflops(
         columns["budget"],
@@ -350,7 +349,7 @@ def _loss_law(fit: IsoflopFit, request: Request) -> ParametricFit | None:
     return fit_parametric(COMPUTE, {"flops": flops}, loss, num_draws=request.num_draws, seed=request.seed)
 
 
-def _curve(fit: IsoflopFit) -> LossAt | None:
+def _curve(fit: IsoflopFit) -> LogLossAt | None:
     """The power law of the minima's losses, for crossovers."""
     used = [one for one in fit.minima if one.is_used]
     if len(used) < 2:
@@ -358,4 +357,4 @@ def _curve(fit: IsoflopFit) -> LossAt | None:
     loss = np.array([one.loss for one in used])
     draws = np.stack([one.loss_draws for one in used], axis=1)
     law = fit_law(tuple(round(one.budget_flops) for one in used), loss, draws)
-    return law.over
+    return law.log_over
