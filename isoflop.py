@@ -154,11 +154,24 @@ def fit(
             "multiplicative, share or joint.",
         ),
     ] = "parametric",
+    noise: Annotated[
+        str | None,
+        typer.Option(metavar="COL|SD", help="Standard deviation of a loss: weighs the rows (default: all alike)."),
+    ] = None,
+    at: Annotated[
+        float | None,
+        typer.Option(metavar="FLOPS", help="Name the best size and tokens there, at the rows' own cost of a token."),
+    ] = None,
     draws: Annotated[int, typer.Option(metavar="K", help="Bootstrap draws behind the intervals.")] = 1000,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Instead: every form by its error at the largest FLOPs, held back.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a scaling law to any table of rows, and say how sure its parameters are."""
-    from analysis.fit_table import Request, fit_table, read_table, records, sentences
+    from analysis.compare import compare_table
+    from analysis.fit_table import fit_table, records, sentences
+    from analysis.rows import Request, read_table
 
     request = Request(
         form=form,
@@ -171,10 +184,20 @@ def fit(
         run=run,
         share=share,
         epochs=epochs,
+        noise=noise,
+        at=at,
         drop_worst=drop_worst,
         num_draws=draws,
     )
-    found = fit_table(read_table(table), request)
+    rows = read_table(table)
+    if compare:
+        compared = compare_table(rows, request)
+        if as_json:
+            _print_json([one.to_dict() for one in compared])
+        else:
+            say(_console(), "\n".join(line for one in compared for line in one.sentences()))
+        return
+    found = fit_table(rows, request)
     if as_json:
         _print_json(records(*found))
     else:

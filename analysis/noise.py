@@ -91,18 +91,26 @@ class Noise:
             grounds.append(f"{self.num_residual_degrees} from the residuals of the profiles")
         return f"{100 * self.relative_sd:.1f} % of the loss (one standard deviation), from {wording.listing(grounds)}"
 
+    def draw_sd(self, rng: np.random.Generator, num_draws: int) -> FloatArray:
+        """Draws of the relative standard deviation of a single trial: (num_draws,)."""
+        return np.asarray(np.sqrt(np.sum(self._draw(rng, num_draws), axis=0)))
+
     def draws(self, rng: np.random.Generator, num_seeds: FloatArray, num_draws: int) -> FloatArray:
         """Draws of the noise in ln loss of means over ``num_seeds`` (n,) seeds: (num_draws, n).
 
         All cells of a draw share its variances, which are drawn first.
         """
+        seeds, luck = self._draw(rng, num_draws)
+        sd = np.sqrt(luck[:, None] + seeds[:, None] / num_seeds)
+        return np.asarray(sd * rng.standard_normal((num_draws, num_seeds.size)))
+
+    def _draw(self, rng: np.random.Generator, num_draws: int) -> tuple[FloatArray, FloatArray]:
+        """Variance of the seeds and of the luck, each (num_draws,)."""
         first = self.first_variance * self.first_degrees / rng.chisquare(self.first_degrees, num_draws)
         residual = np.zeros(num_draws)
         if self.residual_degrees:
             residual = self.residual_variance * self.residual_degrees / rng.chisquare(self.residual_degrees, num_draws)
-        seeds, luck = self._split(first, residual)
-        sd = np.sqrt(luck[:, None] + seeds[:, None] / num_seeds)
-        return np.asarray(sd * rng.standard_normal((num_draws, num_seeds.size)))
+        return self._split(first, residual)
 
     def _split(self, first: FloatArray, residual: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Variance of the seeds and of the luck, from what the two sources say."""

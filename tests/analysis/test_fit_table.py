@@ -13,7 +13,8 @@ import pytest
 
 from analysis.crossover import LogLossAt, find_crossover
 from analysis.envelope import fit_envelope
-from analysis.fit_table import OFFERED, Request, fit_table, read_table, records, sentences
+from analysis.fit_table import fit_table, records, sentences
+from analysis.rows import OFFERED, Request, read_table
 from tests.analysis.published_checks import PUBLISHED
 
 COLUMNS = {"params": "N", "tokens": "D"}

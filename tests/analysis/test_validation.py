@@ -8,9 +8,10 @@ import math
 import numpy as np
 import pytest
 
+from analysis.compare import compare_forms
 from analysis.forms import MULTIPLICATIVE, SURFACE
 from analysis.frontier import fit_frontier
-from analysis.validation import compare_forms, foretell_largest
+from analysis.validation import foretell_largest
 from analysis.valley import fit_valley
 from tests.analysis.law_rows import FULL, LORA, law_rows, parabola_law
 
