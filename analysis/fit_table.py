@@ -71,15 +71,16 @@ def fit_table(table: pd.DataFrame, request: Request) -> tuple[tuple[FittedTable,
     """
     check_request(table, request)
     parts = groups(table, request.method)
-    fits, laws = [], {}
+    fits, laws, refused = [], {}, []
     budgets: list[float] = []
     for method, rows in parts:
         try:
             columns, dropped = usable(rows, request)
             fitted, law = _fit(columns, request)
         except ValueError as error:
-            if len(parts) == 1:
+            if request.method is None:
                 raise
+            refused.append(f"{method}: {error}")
             fits.append(_unfitted(str(method), len(rows), request, str(error)))
             continue
         notes = (*dropped, *fitted.dropped)
@@ -87,8 +88,8 @@ def fit_table(table: pd.DataFrame, request: Request) -> tuple[tuple[FittedTable,
         if method is not None and law is not None:
             laws[method] = law
             budgets += [columns["budget"].min(), columns["budget"].max()]
-    if not any(fit.values for fit in fits):
-        raise ValueError(f"--method is {request.method}: none can be fitted; {fits[0].method}: {fits[0].warnings[0]}")
+    if len(refused) == len(parts):
+        raise ValueError(f"--method is {request.method}: none can be fitted; {refused[0]}")
     names = list(laws)
     crossovers = tuple(
         find_crossover((first, second), (laws[first], laws[second]), (min(budgets), max(budgets)))

@@ -33,6 +33,8 @@ MANY_POINTS = 2000
 CHUNK = 128
 
 MAX_CONDITION = 1e6
+ABSENT = 1e-9
+"""A term that is a smaller share of the loss plays no part."""
 MIN_RATIO_RANGE = 4.0
 WIDE_INTERVAL = 3.0
 
@@ -144,7 +146,9 @@ def fit_parametric(
         condition=condition,
         warnings=(),
     )
-    return _warned(fitted, values)
+    limit = math.log(ABSENT * float(np.median(loss)))
+    absent = tuple(name for name, value in zip(form.coefficients, theta, strict=False) if value < limit)
+    return _warned(fitted, values, absent)
 
 
 def hoffmann_starts(form: Form) -> FloatArray:
@@ -312,8 +316,16 @@ def _condition(jacobian: FloatArray, weight: FloatArray) -> float:
     return float((singular[0] / singular[-1]) ** 2) if singular[-1] > 0 else math.inf
 
 
-def _warned(fitted: ParametricFit, values: Mapping[str, FloatArray]) -> ParametricFit:
-    """The fit with what there is to say against it."""
+def _exponents_of(form: Form, coefficient: str) -> list[str]:
+    """The exponents that stand in no other term than this coefficient's."""
+    if not isinstance(form, Additive):
+        return []
+    others = {exponent for name, powers in form.terms if name != coefficient for exponent, _ in powers}
+    return [exponent for exponent, _ in dict(form.terms)[coefficient] if exponent not in others]
+
+
+def _warned(fitted: ParametricFit, values: Mapping[str, FloatArray], absent: tuple[str, ...]) -> ParametricFit:
+    """The fit with what there is to say against it; ``absent`` coefficients are 0 or next to it."""
     warnings = []
     if not fitted.starts.converged.all():
         lost = int((~fitted.starts.converged).sum())
@@ -331,8 +343,13 @@ def _warned(fitted: ParametricFit, values: Mapping[str, FloatArray]) -> Parametr
                 f"Tokens per parameter vary by a factor of {spread:.2g} only, so the effect of size and that of tokens "
                 "cannot be told apart."
             )
+    for name in absent:
+        also = " and ".join(["its interval", *_exponents_of(fitted.form, name)])
+        warnings.append(f"{name} is 0 in the best fit, the end of its range: {also} tell nothing.")
     for name, interval in fitted.intervals.items():
-        if name in fitted.form.exponents and not (interval.low > 0 and interval.high < WIDE_INTERVAL * interval.low):
+        if name in fitted.form.exponents and interval.high < 0:
+            warnings.append(f"{name} is negative: the loss rises with what it is the exponent of.")
+        elif name in fitted.form.exponents and not (interval.low > 0 and interval.high < WIDE_INTERVAL * interval.low):
             warnings.append(f"{name} is not identified: its 90 % interval is wider than a factor of {WIDE_INTERVAL:g}.")
     failed = int(np.isnan(fitted.draws[:, 0]).sum())
     if failed:

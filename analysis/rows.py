@@ -21,6 +21,7 @@ from analysis.repeats import effective_tokens
 ISOFLOP_WAYS = {"isoflop": "parabola", "isoflop-window": "window", "isoflop-akima": "akima"}
 SURFACES = ("varpro", *(name for name, form in FORMS.items() if set(form.columns) == {"params", "tokens"}))
 """Of size and tokens alone."""
+LARGEST = 1e100
 MAX_DRAWS = 100_000
 OFFERED = ("envelope", *ISOFLOP_WAYS, "varpro", *FORMS)
 
@@ -127,6 +128,10 @@ def usable(rows: pd.DataFrame, request: Request) -> tuple[dict[str, FloatArray],
         if bad.any():
             dropped.append(f"{bad.sum()} rows: {getattr(request, option)} is not a positive number.")
         good &= ~bad
+        large = good & (values > LARGEST)
+        if large.any():
+            dropped.append(f"{large.sum()} rows: {getattr(request, option)} is above {LARGEST:g}.")
+        good &= ~large
     kept = pd.DataFrame(columns)[good]
     if (copies := kept.duplicated()).any():
         dropped.append(f"{copies.sum()} rows: equal to another in every column that is used.")
@@ -134,6 +139,8 @@ def usable(rows: pd.DataFrame, request: Request) -> tuple[dict[str, FloatArray],
     if request.drop_worst:
         kept = kept.sort_values("loss", kind="stable").head(max(0, len(kept) - request.drop_worst)).sort_index()
         dropped.append(f"{request.drop_worst} rows: the highest losses, as asked for.")
+        if kept.empty:
+            raise ValueError(f"--drop-worst is {request.drop_worst}: no row is left; give a smaller number")
     if kept.empty:
         raise ValueError(f"--loss is {request.loss}: no row has positive numbers in every column that is named")
     return _completed({option: kept[option].to_numpy() for option in columns}), dropped
