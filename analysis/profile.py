@@ -19,6 +19,8 @@ from analysis.noise import Residuals, window_residuals
 from trainer.trial import Method, TrialSpec, TrialState
 
 MIN_MODELS = 3
+MAX_APART = 1.5
+"""Where a valley says another loss of a budget than its own parabola by more, the valley is none of this budget's."""
 
 CELL = ("method", "budget_flops", "model")
 # Two trials that agree in all of these differ by their seed alone.
@@ -262,7 +264,7 @@ def _level(
     vertex_loss: float, drawn: FloatArray, own_loss: tuple[float, FloatArray] | None
 ) -> tuple[float, FloatArray]:
     """The optimum's loss and its draws, (num_draws,) and never NaN, without the lean of what is ``drawn``."""
-    if own_loss is None:
+    if own_loss is None or not vertex_loss / MAX_APART < own_loss[0] < vertex_loss * MAX_APART:
         lean = vertex_loss - float(np.median(drawn))
         return vertex_loss + lean, drawn + 2 * lean
     loss, draws = own_loss
