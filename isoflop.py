@@ -154,11 +154,24 @@ def fit(
             "multiplicative, share or joint.",
         ),
     ] = "parametric",
+    noise: Annotated[
+        str | None,
+        typer.Option(metavar="COL|SD", help="Standard deviation of a loss: weighs the rows (default: all alike)."),
+    ] = None,
+    at: Annotated[
+        float | None,
+        typer.Option(metavar="FLOPS", help="Name the best size and tokens there, at the rows' own cost of a token."),
+    ] = None,
     draws: Annotated[int, typer.Option(metavar="K", help="Bootstrap draws behind the intervals.")] = 1000,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Instead: every form by its error at the largest FLOPs, held back.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a scaling law to any table of rows, and say how sure its parameters are."""
-    from analysis.fit_table import Request, fit_table, read_table, records, sentences
+    from analysis.compare import compare_table
+    from analysis.fit_table import fit_table, records, sentences
+    from analysis.rows import Request, read_table
 
     request = Request(
         form=form,
@@ -171,10 +184,20 @@ def fit(
         run=run,
         share=share,
         epochs=epochs,
+        noise=noise,
+        at=at,
         drop_worst=drop_worst,
         num_draws=draws,
     )
-    found = fit_table(read_table(table), request)
+    rows = read_table(table)
+    if compare:
+        compared = compare_table(rows, request)
+        if as_json:
+            _print_json([one.to_dict() for one in compared])
+        else:
+            say(_console(), "\n".join(line for one in compared for line in one.sentences()))
+        return
+    found = fit_table(rows, request)
     if as_json:
         _print_json(records(*found))
     else:
@@ -206,10 +229,10 @@ def recommend(
 ) -> None:
     """Say what to train for a budget, hours or money, what loss to expect, and what it costs to serve."""
     from analysis.constraints import Constraints
-    from analysis.frontier import fit_frontier
     from analysis.hardware import budget_from, hardware
     from analysis.lifetime import lifetime
     from analysis.recommend import recommend as recommend_at
+    from analysis.saved import saved_frontier
 
     opened = _open(store)
     rows, prepared = opened.read_trials(), prepared_of(opened)
@@ -224,7 +247,8 @@ def recommend(
         tokens_per_query=tokens.query.mean_at_max_length,
         hardware=machine,
     )
-    frontier, flops = fit_frontier(rows), budget_from(budget, gpu_hours, money, machine)
+    flops = budget_from(budget, gpu_hours, money, machine)
+    frontier = saved_frontier(rows, opened.root / "fits")
     answer = recommend_at(frontier, flops, shapes, tokens.tokens_per_pair, constraints)
     service = service_of(tokens, queries_per_month=queries, documents=documents, reembeddings=reembed, months=months)
     life = None if service is None else lifetime(frontier, answer, constraints.allowed(shapes), service)
@@ -251,7 +275,7 @@ def next_cells(
 ) -> None:
     """Say which cells to run next, to know the most about a budget."""
     from analysis.design import CellRules, design
-    from analysis.frontier import fit_frontier
+    from analysis.saved import saved_frontier
 
     opened = _open(store)
     spec, prepared = opened.spec, prepared_of(opened)
@@ -264,7 +288,7 @@ def next_cells(
         max_epochs=spec.limits.max_epochs,
     )
     found = design(
-        fit_frontier(opened.read_trials()),
+        saved_frontier(opened.read_trials(), opened.root / "fits"),
         flops,
         [model.shape for model in prepared.models.values()],
         rules,
