@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis import wording
+from analysis.fit import Interval
 from trainer.trial import format_flops
 
 GREY = "#5b6470"
+LOSS = "held-out loss (nats)"
+SIZE = "non-embedding parameters"
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLE: Any = {
     "font.size": 9,
@@ -106,6 +111,18 @@ def budget_ticks(panel: Axes, budgets: Sequence[int]) -> None:
     _ticks(panel, [float(budget) for budget in budgets], [format_flops(budget) for budget in budgets], "x", room=0.13)
 
 
+def log_ticks(panel: Axes, axis: str, say: Callable[[float], str]) -> None:
+    """Ticks on a log axis with final limits, labelled by ``say``: decades, or 1, 2 and 5 of each if few."""
+    low, high = panel.get_xlim() if axis == "x" else panel.get_ylim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    few = math.log10(high / low) < 2
+    places = [step * 10.0**decade for decade in decades for step in ((1, 2, 5) if few else (1,))]
+    inside = [place for place in places if low <= place <= high]
+    # Every second, third, ... decade where they are many.
+    inside = inside[:: math.ceil(len(inside) / 7)]
+    _ticks(panel, inside, [say(place) for place in inside], axis, room=0.02)
+
+
 def _ticks(panel: Axes, places: list[float], labels: list[str], axis: str, room: float) -> None:
     low, high = panel.get_xlim() if axis == "x" else panel.get_ylim()
     last = -np.inf
@@ -119,6 +136,16 @@ def _ticks(panel: Axes, places: list[float], labels: list[str], axis: str, room:
     side.set_major_locator(FixedLocator(places))
     side.set_major_formatter(FixedFormatter(labels))
     side.set_minor_locator(NullLocator())
+
+
+def clip(interval: Interval, low: float, high: float) -> tuple[float, float]:
+    """Both ends, none of them outside ``low`` to ``high``."""
+    return max(interval.low, low), min(interval.high, high)
+
+
+def legend(figure: Figure, *handles: Line2D) -> None:
+    """One line below all panels that says what each sign means."""
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
 
 
 def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:

@@ -20,24 +20,25 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from analysis import wording
 from analysis.drawing import (
     GREY,
+    LOSS,
+    SIZE,
     Drawing,
     budget_ticks,
+    clip,
     kind_colours,
     label_ends,
+    legend,
     ordered_colours,
     size_ticks,
     styled,
 )
-from analysis.fit import FloatArray, Interval
+from analysis.fit import FloatArray
 from analysis.frontier import Frontier, MethodFrontier, Ranking
 from analysis.law import Law
 from analysis.profile import Profile, ProfileState
 from analysis.recommend import Recommendation
 from analysis.tables import curves_table, frontier_table, profiles_table
 from trainer.trial import format_flops
-
-_LOSS = "held-out loss (nats)"
-_SIZE = "non-embedding parameters"
 
 
 @styled
@@ -60,11 +61,11 @@ def draw_profiles(frontier: Frontier) -> Drawing:
         panel.set_axis_off()
     for panel, method in zip(panels, frontier.methods, strict=False):
         panel.tick_params(labelbottom=True, labelleft=True)
-        panel.set_xlabel(_SIZE)
-        panel.set_ylabel(_LOSS)
+        panel.set_xlabel(SIZE)
+        panel.set_ylabel(LOSS)
         last = [(profile.budget_flops, profile.points[-1]) for profile in method.profiles]
         label_ends(panel, [(p.num_params, p.loss, format_flops(budget), colours[budget]) for budget, p in last])
-    _legend(
+    legend(
         figure,
         Line2D([], [], color=GREY, marker="o", linewidth=0.8, markersize=4, label="best trial of a model"),
         Line2D([], [], color=GREY, label="parabola near the minimum"),
@@ -95,7 +96,7 @@ def _draw_profile(panel: Axes, profile: Profile, colour: str, sizes: Sequence[in
     used = [point.num_params for point in profile.points if point.model in optimum.models]
     grid = np.geomspace(min(used), max(used), 80)
     panel.plot(grid, optimum.parabola(np.log10(grid)), color=colour)
-    ends = _clip(optimum.num_params_interval, sizes[0] / 1.4, sizes[-1] * 1.4)
+    ends = clip(optimum.num_params_interval, sizes[0] / 1.4, sizes[-1] * 1.4)
     panel.plot(ends, [optimum.loss] * 2, color=colour, linewidth=1, marker="|", markersize=5, zorder=4)
     panel.plot(optimum.num_params, optimum.loss, marker="D", color=colour, markeredgecolor="white", zorder=5)
 
@@ -124,19 +125,19 @@ def draw_frontier(frontier: Frontier, recommendation: Recommendation | None) -> 
         panel.set_xlim(grid[0], grid[-1])
         panel.set_xlabel("budget (booked training FLOPs)")
         budget_ticks(panel, ticks)
-    losses.set(title="Loss of the optimum", ylabel=_LOSS, ylim=_loss_limits(frontier, grid))
+    losses.set(title="Loss of the optimum", ylabel=LOSS, ylim=_loss_limits(frontier, grid))
     losses.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
     losses.yaxis.set_minor_locator(NullLocator())
     losses.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     models = _sizes(frontier)
-    sizes.set(title="Size of the optimum", ylabel=_SIZE, ylim=(models[0] / 1.6, models[-1] * 1.6))
+    sizes.set(title="Size of the optimum", ylabel=SIZE, ylim=(models[0] / 1.6, models[-1] * 1.6))
     size_ticks(sizes, models, axis="y")
     if recommendation is not None and shown:
         _draw_recommended(losses, sizes, recommendation)
     named = list(zip(frontier.methods, colours, strict=True))
     label_ends(losses, [(*_end(m.loss_law, grid, m.profiles[-1].loss), m.label, c) for m, c in named])
     label_ends(sizes, [(*_end(m.size_law, grid, 0), _size_label(m, grid), c) for m, c in named if m.size_law])
-    _legend(
+    legend(
         figure,
         Line2D([], [], color=GREY, marker="o", linestyle="none", label="optimum, 90 % interval"),
         Line2D([], [], color=GREY, marker="v", markerfacecolor="white", linestyle="none", markersize=7,
@@ -183,7 +184,7 @@ def _draw_losses(panel: Axes, label: str, rankings: Sequence[Ranking], colour: s
     for ranking in rankings:
         for standing in ranking.standings:
             if standing.method == label:
-                x, ends = ranking.budget_flops * shift, _clip(standing.loss_interval, 1e-30, 1e30)
+                x, ends = ranking.budget_flops * shift, clip(standing.loss_interval, 1e-30, 1e30)
                 marker, size, fill = ("o", 6, colour) if standing.is_optimum else ("v", 7, "white")
                 panel.plot([x, x], ends, color=colour, linewidth=1)
                 panel.plot(x, standing.loss, color=colour, marker=marker, markersize=size, markerfacecolor=fill)
@@ -192,7 +193,7 @@ def _draw_losses(panel: Axes, label: str, rankings: Sequence[Ranking], colour: s
 def _draw_optimal_sizes(panel: Axes, method: MethodFrontier, colour: str, shift: float) -> None:
     for profile in method.profiles:
         if profile.optimum is not None:
-            ends = _clip(profile.optimum.num_params_interval, 1e-30, 1e30)
+            ends = clip(profile.optimum.num_params_interval, 1e-30, 1e30)
             panel.plot([profile.budget_flops * shift] * 2, ends, color=colour, linewidth=1)
             panel.plot(profile.budget_flops * shift, profile.optimum.num_params, color=colour, marker="o")
 
@@ -274,11 +275,3 @@ def draw_curves(frontier: Frontier, curves: Mapping[str, pd.DataFrame]) -> Drawi
 
 def _sizes(frontier: Frontier) -> list[int]:
     return sorted({point.num_params for m in frontier.methods for profile in m.profiles for point in profile.points})
-
-
-def _clip(interval: Interval, low: float, high: float) -> tuple[float, float]:
-    return max(interval.low, low), min(interval.high, high)
-
-
-def _legend(figure: Figure, *handles: Line2D) -> None:
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
