@@ -229,7 +229,7 @@ def recommend(
     service = service_of(tokens, queries_per_month=queries, documents=documents, reembeddings=reembed, months=months)
     life = None if service is None else lifetime(frontier, answer, constraints.allowed(shapes), service)
     if emit is not None:
-        emit_sweep(emit, opened.spec, answer)
+        emit_sweep(emit, opened.spec, frontier, answer)
     if as_json:
         _print_json(answer.to_dict() | {"lifetime": None if life is None else life.to_dict()})
         return

@@ -38,8 +38,9 @@ from trainer.trial import format_flops
 
 REACH = 4.0
 """How many times beyond the measured budgets the regions are drawn."""
-SERVING_SHARES = (0.1, 1.0, 10.0)
-"""FLOPs to serve over those to train the recommendation, for which a front is drawn."""
+SERVING_SHARES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+FRONT_SHARES = (0.1, 1.0, 10.0)
+"""FLOPs to serve over those to train the recommendation: for which costs, and of these a front, are drawn."""
 
 
 @styled
@@ -57,7 +58,7 @@ def draw_regions(frontier: Frontier) -> Drawing | None:
     colours = dict(zip([m.label for m in frontier.methods], kind_colours(len(frontier.methods)), strict=True))
     crossovers = frontier.crossovers
     heights = [3.0, 0.7 + 0.28 * len(crossovers)]
-    figure = Figure(figsize=(8.6, sum(heights) + 0.5), layout="constrained")
+    figure = Figure(figsize=(10.4, sum(heights) + 0.5), layout="constrained")
     areas, lines = figure.subplots(2, 1, sharex=True, height_ratios=heights)
     areas.stackplot(grid, shares.T, colors=[colours[m.label] for m in lawful], alpha=0.75, linewidth=0)
     _name_areas(areas, grid, shares, [method.label for method in lawful])
@@ -169,13 +170,9 @@ def draw_lifetime(frontier: Frontier, recommendation: Recommendation, served: Se
     shape = next(shape for shape in served.shapes if shape.name == recommendation.model)
     even = recommendation.budget_flops / (served.queries(1e6).flops(shape) / 1e6)
     lives = [
-        lifetime(frontier, recommendation, served.shapes, served.queries(even * factor))
-        for factor in np.geomspace(0.01, 100, 9)
+        lifetime(frontier, recommendation, served.shapes, served.queries(even * share)) for share in SERVING_SHARES
     ]
-    fronts = [
-        (share, lifetime(frontier, recommendation, served.shapes, served.queries(even * share)))
-        for share in SERVING_SHARES
-    ]
+    fronts = [(share, life) for share, life in zip(SERVING_SHARES, lives, strict=True) if share in FRONT_SHARES]
     if not fronts[0][1].front:
         return None
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")

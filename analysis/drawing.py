@@ -18,10 +18,10 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis import wording
@@ -143,7 +143,7 @@ def clip(interval: Interval, low: float, high: float) -> tuple[float, float]:
     return max(interval.low, low), min(interval.high, high)
 
 
-def legend(figure: Figure, *handles: Line2D) -> None:
+def legend(figure: Figure, *handles: Artist) -> None:
     """One line below all panels that says what each sign means."""
     figure.legend(handles=list(handles), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
 

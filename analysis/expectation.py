@@ -36,7 +36,6 @@ class ExpectedLoss:
         far = "" if self.extrapolation == 1 else f", {self.extrapolation:.2g} times outside what it had measured"
         return (
             f"Sweep {self.sweep} foretold a loss of {self.loss:.3f} (90 % interval: {ends[0]} to {ends[1]}{far}) on "
-            f"{self.stated_at[:10]}. Trial {trial_id} measured {measured:.3f}, {where} the interval and "
-            f"{100 * (measured / self.loss - 1):+.1f} % from what was foretold; the noise of a trial is "
-            f"{100 * self.noise_relative_sd:.1f} %."
+            f"{self.stated_at[:10]}. Trial {trial_id} measured {measured:.3f}, {where} the interval; the error is "
+            f"{100 * (self.loss / measured - 1):+.1f} %, the noise of a trial {100 * self.noise_relative_sd:.1f} %."
         )

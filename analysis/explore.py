@@ -17,7 +17,16 @@ import pandas as pd
 from bokeh.core.types import ID
 from bokeh.embed import json_item
 from bokeh.layouts import column, row
-from bokeh.models import BoxZoomTool, ColumnDataSource, HoverTool, PanTool, ResetTool, SaveTool, WheelZoomTool
+from bokeh.models import (
+    BoxZoomTool,
+    ColumnDataSource,
+    HoverTool,
+    NumeralTickFormatter,
+    PanTool,
+    ResetTool,
+    SaveTool,
+    WheelZoomTool,
+)
 from bokeh.plotting import figure
 
 from analysis.conventions import FLOPS, SIZES, Reading
@@ -263,7 +272,8 @@ def _source(name: str, table: pd.DataFrame) -> ColumnDataSource:
 
 
 def _blank(title: str, x: str, y: str, name: str, *, log_y: bool, height: int) -> Any:
-    tools = [PanTool(), BoxZoomTool(), WheelZoomTool(), ResetTool(), SaveTool()]
+    zoom = BoxZoomTool()
+    tools = [zoom, PanTool(), WheelZoomTool(), ResetTool(), SaveTool()]
     made = figure(
         height=height,
         sizing_mode="stretch_width",
@@ -276,6 +286,7 @@ def _blank(title: str, x: str, y: str, name: str, *, log_y: bool, height: int) -
         min_border_right=20,
     )
     made.toolbar.logo = None
+    made.toolbar.active_drag = zoom
     made.xaxis[0].name, made.yaxis[0].name = f"{name}-x", f"{name}-y"
     made.grid.grid_line_color = "#e5e7eb"
     return made
@@ -331,6 +342,7 @@ def _law_figure(sources: Mapping[str, ColumnDataSource], of: str, label: str, fo
         log_y=True, height=360,
     )  # fmt: skip
     y = {"loss": "loss", "size": "optimal"}[of]
+    made.yaxis[0].formatter = NumeralTickFormatter(format="0.[00]" if of == "loss" else "0.[0]a")
     lines = made.multi_line("xs", "ys", source=sources[f"laws-{of}"], line_color="colour", line_width=2)
     made.segment("x", f"{of}_low", "x", f"{of}_high", source=sources["measured"], line_color="colour")
     dots = made.scatter("x", y, source=sources["measured"], marker="circle", size=9, color="colour")
@@ -349,7 +361,7 @@ def _law_figure(sources: Mapping[str, ColumnDataSource], of: str, label: str, fo
     )
     names = found[0].frontier.methods
     for method, shade in zip(names, kind_colours(len(names)), strict=True):
-        made.scatter([], [], color=shade, legend_label=method.label)
+        made.scatter([math.nan], [math.nan], size=9, color=shade, legend_label=method.label)
     made.legend.location = "top_right" if of == "loss" else "top_left"
     made.legend.background_fill_alpha = 0.7
     made.legend.label_text_font_size = "11px"

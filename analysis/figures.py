@@ -40,6 +40,8 @@ from analysis.recommend import Recommendation
 from analysis.tables import curves_table, frontier_table, profiles_table
 from trainer.trial import format_flops
 
+MAX_CURVE_COLUMNS = 3
+
 
 @styled
 def draw_profiles(frontier: Frontier) -> Drawing:
@@ -238,13 +240,15 @@ def _loss_limits(frontier: Frontier, grid: FloatArray) -> tuple[float, float]:
 def draw_curves(frontier: Frontier, curves: Mapping[str, pd.DataFrame]) -> Drawing | None:
     """Training loss over the spent share of the budget: a panel a method and budget, a line a model's best trial.
 
-    ``curves`` maps trial ids to tables with the store's curve columns; trials without one are left out. ``None`` where
-    there is no curve at all.
+    Of many budgets the smallest, a middle and the largest are drawn; the data have all. ``curves`` maps trial ids to
+    tables with the store's curve columns; trials without one are left out. ``None`` where there is no curve at all.
     """
     table = curves_table(frontier, curves)
     if table.empty:
         return None
     budgets, methods = frontier.budgets_flops, frontier.methods
+    if len(budgets) > MAX_CURVE_COLUMNS:
+        budgets = (budgets[0], budgets[len(budgets) // 2], budgets[-1])
     figure = Figure(figsize=(1.0 + 3.1 * len(budgets), 0.6 + 2.2 * len(methods)), layout="constrained")
     panels = figure.subplots(len(methods), len(budgets), sharex=True, sharey=True, squeeze=False)
     sizes = _sizes(frontier)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -95,10 +96,10 @@ def _draw_contours(panel: Axes, surface: Surface) -> None:
         panel.plot(
             own["num_params"], own["effective_tokens"], "o", color="black", markerfacecolor="white", markersize=4
         )
-        first = own.iloc[0]
+        last = own.iloc[-1]
         panel.annotate(
-            format_flops(int(float(str(budget)))), (first["num_params"], first["effective_tokens"]), xytext=(-2, 5),
-            textcoords="offset points", fontsize=7, color="black",
+            format_flops(int(float(str(budget)))), (last["num_params"], last["effective_tokens"]), xytext=(2, 5),
+            textcoords="offset points", fontsize=7, color="black", ha="center",
         )  # fmt: skip
     sizes = sorted({int(size) for size in x})
     if len(sizes) <= 12:
@@ -132,7 +133,7 @@ def draw_residuals(surfaces: Sequence[Surface]) -> Drawing | None:
     ends.append(max(s.points[["loss", "fitted"]].max().max() for s in fitted) * 1.03)
     against.plot(ends, ends, color=GREY, linewidth=1)
     over.axhline(0, color=GREY, linewidth=1)
-    handles = []
+    handles: list[Artist] = []
     for surface, colour in zip(fitted, kind_colours(len(fitted)), strict=True):
         points = surface.points
         dots: dict[str, Any] = {"color": colour, "s": 18, "alpha": 0.8, "linewidths": 0}
@@ -144,10 +145,7 @@ def draw_residuals(surfaces: Sequence[Surface]) -> Drawing | None:
         handles.append(Line2D([], [], color=colour, marker="o", linestyle="none", label=words))
     noise = 100 * max(surface.noise_relative_sd for surface in fitted)
     over.axhspan(-noise, noise, color=GREY, alpha=0.12, linewidth=0)
-    over.annotate(
-        "± 1 sd of the largest noise", (0.01, noise), xycoords=("axes fraction", "data"), fontsize=7, color=GREY,
-        xytext=(0, 2), textcoords="offset points",
-    )  # fmt: skip
+    handles.append(Patch(color=GREY, alpha=0.3, label="± 1 sd of the largest noise"))
     for side in (against.set_xscale, against.set_yscale):
         side("log")
     against.set(xlim=ends, ylim=ends, xlabel="loss by the surface (nats)", ylabel="measured loss (nats)")
@@ -189,7 +187,7 @@ def draw_comparisons(comparisons: Sequence[Comparison], title: str) -> Drawing |
     """A line a comparison: the foretold loss with its interval, and the measured one with the noise of a trial."""
     if not comparisons:
         return None
-    figure = Figure(figsize=(7.2, 1.3 + 0.55 * len(comparisons)), layout="constrained")
+    figure = Figure(figsize=(10.4, 1.2 + 0.45 * len(comparisons)), layout="constrained")
     panel = figure.subplots()
     for place, one in enumerate(comparisons):
         noise = one.measured * one.noise_relative_sd
@@ -198,8 +196,8 @@ def draw_comparisons(comparisons: Sequence[Comparison], title: str) -> Drawing |
         panel.plot(one.predicted, place - 0.12, "D", color="#0072B2", markeredgecolor="white", markersize=8)
         panel.errorbar(one.measured, place + 0.12, xerr=noise, color="black", marker="o", capsize=3, linewidth=1)
         panel.annotate(
-            f"{100 * (one.measured / one.predicted - 1):+.1f} %", (1.01, place), xycoords=("axes fraction", "data"),
-            va="center", fontsize=8,
+            f"error {100 * (one.predicted / one.measured - 1):+.1f} %", (1.01, place), va="center", fontsize=8,
+            xycoords=("axes fraction", "data"),
         )  # fmt: skip
     panel.set_yticks(range(len(comparisons)), [one.label for one in comparisons])
     panel.set(xlabel=LOSS, ylim=(len(comparisons) - 0.5, -0.5))
@@ -221,7 +219,7 @@ def draw_comparisons(comparisons: Sequence[Comparison], title: str) -> Drawing |
 def draw_noise(frontier: Frontier, rows: pd.DataFrame) -> Drawing:
     """How far trials with other seeds, and the points of a parabola, are apart; the noise that follows from it."""
     table = noise_table(frontier, rows)
-    figure = Figure(figsize=(9.6, 1.5 + 0.6 * len(frontier.methods)), layout="constrained")
+    figure = Figure(figsize=(10.4, 1.3 + 0.5 * len(frontier.methods)), layout="constrained")
     panel = figure.subplots()
     colours = kind_colours(len(frontier.methods))
     rng = np.random.default_rng(0)

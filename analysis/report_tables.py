@@ -104,6 +104,12 @@ def _exponent(method: MethodFrontier, law: Law | None) -> Cell:
     )
 
 
+def _short_exponent(method: MethodFrontier, law: Law | None) -> Cell:
+    if law is None:
+        return Cell(text="no law")
+    return Cell(text=f"{law.fit.exponent:.2f} ({_ends(law.exponent_interval)})", trial_ids=behind_law(method, law))
+
+
 def _ends(within: Interval) -> str:
     bounded = math.isfinite(within.low) and math.isfinite(within.high)
     return f"{within.low:.2f} to {within.high:.2f}" if bounded else "not bounded"
@@ -117,10 +123,11 @@ def reading_table(found: Sequence[Reading]) -> list[list[Cell]]:
         profile = next((p for p in best.profiles if p.budget_flops == largest), None)
         table.append(
             [
-                Cell(text=reading.convention.words),
+                Cell(text=reading.convention.size),
+                Cell(text=reading.convention.flops),
                 Cell(text=f"{reading.model} by {reading.method}"),
                 Cell(text=wording.share(reading.probability_best)),
-                *(_exponent(best, law) for law in (best.size_law, best.tokens_law, best.loss_law)),
+                *(_short_exponent(best, law) for law in (best.size_law, best.tokens_law, best.loss_law)),
                 Cell(text=_optimal_size(profile), trial_ids=() if profile is None else _behind(profile)),
             ]
         )
@@ -149,7 +156,7 @@ def surface_table(surfaces: Sequence[Surface]) -> list[list[Cell]]:
         within = surface.fit.intervals
         cells = [
             Cell(
-                text=f"{surface.fit.values[name]:.3g} ({within[name].low:.2g} to {within[name].high:.2g})",
+                text=f"{surface.fit.values[name]:.3g} ({within[name].low:.3g} to {within[name].high:.3g})",
                 trial_ids=ids,
             )
             for name in ("E", "A", "B", "alpha", "beta")
