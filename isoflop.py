@@ -155,10 +155,13 @@ def fit(
         ),
     ] = "parametric",
     draws: Annotated[int, typer.Option(metavar="K", help="Bootstrap draws behind the intervals.")] = 1000,
+    report_to: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures into this folder, too.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a scaling law to any table of rows, and say how sure its parameters are."""
-    from analysis.fit_table import Request, fit_table, read_table, records, sentences
+    from analysis.fit_table import Request, fit_table, read_table, records, sentences, usable_columns
 
     request = Request(
         form=form,
@@ -174,7 +177,13 @@ def fit(
         drop_worst=drop_worst,
         num_draws=draws,
     )
-    found = fit_table(read_table(table), request)
+    rows = read_table(table)
+    found = fit_table(rows, request)
+    if report_to is not None:
+        from analysis.table_report import write_table_report
+
+        page = write_table_report(report_to, table.name, usable_columns(rows, request), *found)
+        say(_console(err=as_json), f"report: {page}")
     if as_json:
         _print_json(records(*found))
     else:

@@ -127,7 +127,7 @@ def to_measured_flops(rows: pd.DataFrame) -> tuple[pd.DataFrame, float, float] |
     usual = float(np.median(list(slopes.values())))
     slope = np.array([slopes.get(key, usual) for key in zip(done["method"], done["model"], strict=True)])
     move = level - log_flops
-    budgets = np.exp(level).round().astype(np.int64)
+    budgets = np.exp(level).round()  # floats: a day of a large GPU is more than an int64 counts
     done["loss"] *= np.exp(slope * move)
     done["tokens"] = (done["tokens"] * np.exp(move)).round().astype(np.int64)
     done["spec"] = [

@@ -144,8 +144,9 @@ def clip(interval: Interval, low: float, high: float) -> tuple[float, float]:
 
 
 def legend(figure: Figure, *handles: Artist) -> None:
-    """One line below all panels that says what each sign means."""
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    """A line or two below all panels that say what each sign means."""
+    columns = len(handles) if len(handles) <= 4 else math.ceil(len(handles) / 2)
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
 def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:

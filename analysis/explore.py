@@ -21,8 +21,10 @@ from bokeh.models import (
     BoxZoomTool,
     ColumnDataSource,
     HoverTool,
+    LogTicker,
     NumeralTickFormatter,
     PanTool,
+    PrintfTickFormatter,
     ResetTool,
     SaveTool,
     WheelZoomTool,
@@ -83,7 +85,7 @@ class Explorer:
     settings: Mapping[str, Any]
     """For ``report.js``: tables, axes and bindings."""
     menus: tuple[Menu, ...]
-    budgets: tuple[tuple[str, str], ...]
+    key: tuple[tuple[str, str], ...]
     """(colour, words): what a colour means."""
     methods: tuple[tuple[str, str], ...]
     """(sign, words): what a shape means."""
@@ -124,9 +126,63 @@ def explore(rows: pd.DataFrame, found: Sequence[Reading]) -> Explorer:
         item=json_item(layout, ID("explore-target")),
         settings={"tables": list(sources), **_settings(flops)},
         menus=menus,
-        budgets=tuple((colours[budget], format_flops(budget)) for budget in budgets),
+        key=tuple((colours[budget], f"{format_flops(budget)} FLOPs") for budget in budgets),
         methods=tuple((_SIGNS[place % len(_SIGNS)], label) for place, label in enumerate(labels)),
         num_left_out=len(trials) - len(shown),
+    )
+
+
+def explore_table(points: pd.DataFrame) -> Explorer:
+    """The rows of any table: loss over what a menu says, by method; ``points`` as the surfaces have them."""
+    across = {
+        name: words
+        for name, words in {"num_params": "model size N", "effective_tokens": "tokens D", "flops": "FLOPs C"}.items()
+        if name in points
+    }
+    methods = sorted(points["method"].unique())
+    shades = dict(zip(methods, kind_colours(len(methods)), strict=True))
+    kept = [name for name in ("trial_id", "method", "loss", "fitted", "budget_flops", *across) if name in points]
+    table = points[kept].reset_index(drop=True)
+    first = next(iter(across))
+    table = table.assign(x=table[first], y=table["loss"], colour=table["method"].map(shades))
+    made = _blank("Every row", across[first], "loss", "trials", log_y=True, height=430)
+    made.yaxis[0].formatter = NumeralTickFormatter(format="0.[00]")
+    source = _source("trials", table.head(MAX_TRIALS))
+    dots = made.scatter("x", "y", source=source, size=7, color="colour", fill_alpha=0.55)
+    told = {
+        "num_params": "N",
+        "effective_tokens": "D",
+        "flops": "C",
+        "budget_flops": "budget",
+        "fitted": "by the surface",
+    }
+    made.add_tools(
+        HoverTool(
+            renderers=[dots],
+            tooltips=[
+                ("row", "@trial_id"),
+                ("loss", "@loss{%.4f}"),
+                *((words, f"@{name}{{%.4g}}") for name, words in told.items() if name in table),
+            ],
+            formatters={f"@{name}": "printf" for name in ("loss", *told)},
+        )
+    )
+    options = [(name, name) for name in methods]
+    return Explorer(
+        item=json_item(made, ID("explore-target")),
+        settings={
+            "tables": ["trials"],
+            "axis_menus": ["across"],
+            "bindings": {"trials": {"x": {name: name for name in across}}},
+            "axes": [{"name": "trials-x", "labels": across}],
+        },
+        menus=(
+            Menu(name="method", label="Method", options=(("", "all"), *options)),
+            Menu(name="across", label="Across", options=tuple(across.items())),
+        ),
+        key=tuple((shade, method) for method, shade in shades.items()),
+        methods=(),
+        num_left_out=max(0, len(table) - MAX_TRIALS),
     )
 
 
@@ -362,7 +418,10 @@ def _law_figure(sources: Mapping[str, ColumnDataSource], of: str, label: str, fo
     names = found[0].frontier.methods
     for method, shade in zip(names, kind_colours(len(names)), strict=True):
         made.scatter([math.nan], [math.nan], size=9, color=shade, legend_label=method.label)
-    made.legend.location = "top_right" if of == "loss" else "top_left"
-    made.legend.background_fill_alpha = 0.7
+    made.add_layout(made.legend[0], "below")
+    made.legend.orientation = "horizontal"
+    made.legend.border_line_color = None
     made.legend.label_text_font_size = "11px"
+    made.xaxis[0].ticker = LogTicker(desired_num_ticks=4)
+    made.xaxis[0].formatter = PrintfTickFormatter(format="%.1e")
     return made

@@ -117,6 +117,12 @@ def fit_table(table: pd.DataFrame, request: Request) -> tuple[tuple[FittedTable,
     return tuple(fits), crossovers
 
 
+def usable_columns(table: pd.DataFrame, request: Request) -> list[tuple[str, dict[str, FloatArray]]]:
+    """Each method's name (``all`` where no method column is named) and the columns that its fit uses."""
+    groups = [(None, table)] if request.method is None else _groups(table, request.method)
+    return [(name or "all", _usable(rows, request)[0]) for name, rows in groups]
+
+
 def records(fits: tuple[FittedTable, ...], crossovers: tuple[Crossover, ...]) -> dict[str, Any]:
     """For JSON: the one fit's record, or each method's under ``methods`` with the crossovers beside them."""
     if fits[0].method is None:

@@ -136,12 +136,17 @@ def reading_table(found: Sequence[Reading]) -> list[list[Cell]]:
 
 def reading_sentence(found: Sequence[Reading]) -> str:
     """Whether the choice depends on how parameters and FLOPs are counted."""
-    chosen: dict[str, list[str]] = {}
+    chosen: dict[str, dict[str, list[str]]] = {}
     for reading in found:
-        chosen.setdefault(f"{reading.model} by {reading.method}", []).append(reading.convention.words)
+        sizes = chosen.setdefault(f"{reading.model} by {reading.method}", {})
+        sizes.setdefault(reading.convention.size, []).append(reading.convention.flops)
     if len(chosen) == 1:
         return f"All {len(found)} ways of counting choose {next(iter(chosen))}."
-    told = [f"{choice} under {wording.listing(ways)}" for choice, ways in chosen.items()]
+    every = {reading.convention.flops for reading in found}
+    told = []
+    for choice, sizes in chosen.items():
+        ways = [size if set(flops) == every else f"{size} with {flops[0]} FLOPs" for size, flops in sizes.items()]
+        told.append(f"{choice} where parameters are counted {wording.listing(ways)}")
     return f"The choice depends on the counting: {'; '.join(told)}."
 
 
@@ -153,12 +158,12 @@ def surface_table(surfaces: Sequence[Surface]) -> list[list[Cell]]:
         if surface.fit is None:
             table.append([Cell(text=surface.method), Cell(text=surface.reason), *[Cell(text="")] * 5])
             continue
-        within = surface.fit.intervals
+        values, within = surface.fit.values, surface.fit.intervals
+        loose = {*surface.unidentified} | {{"alpha": "A", "beta": "B"}[name] for name in surface.unidentified}
         cells = [
-            Cell(
-                text=f"{surface.fit.values[name]:.3g} ({within[name].low:.3g} to {within[name].high:.3g})",
-                trial_ids=ids,
-            )
+            Cell(text="not identified")
+            if name in loose
+            else Cell(text=f"{values[name]:.3g} ({within[name].low:.3g} to {within[name].high:.3g})", trial_ids=ids)
             for name in ("E", "A", "B", "alpha", "beta")
         ]
         table.append(

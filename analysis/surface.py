@@ -22,6 +22,8 @@ from analysis.repeats import effective_tokens
 
 NUM_PARAMS = 5
 NUM_DRAWS = 300
+MAX_EXPONENT = 3.0
+"""Published ones are below 1; a step in the data gives tens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,12 +41,14 @@ class Surface:
 
     @property
     def unidentified(self) -> tuple[str, ...]:
-        """The exponents of which the data say less than a factor of 3."""
+        """The exponents of which the data say less than a factor of 3, or which are no exponents of a loss."""
         assert self.fit is not None
+        values, intervals = self.fit.values, self.fit.intervals
         return tuple(
             name
-            for name, within in self.fit.intervals.items()
-            if name in SURFACE.exponents and not (within.low > 0 and within.high < WIDE_INTERVAL * within.low)
+            for name in SURFACE.exponents
+            for within in [intervals[name]]
+            if not (within.low > 0 and within.high < WIDE_INTERVAL * within.low and values[name] < MAX_EXPONENT)
         )
 
     @property
@@ -74,16 +78,18 @@ def _surface(method: MethodFrontier) -> Surface:
         ]
     )
     points["effective_tokens"] = effective_tokens(points["tokens"].to_numpy(float), points["epochs"].to_numpy(float))
+    return surface_of(method.label, points, method.noise.relative_sd)
+
+
+def surface_of(method: str, points: pd.DataFrame, noise_relative_sd: float) -> Surface:
+    """The surface through ``points``: ``budget_flops``, ``num_params``, ``effective_tokens`` and ``loss`` are needed."""
     reason = _reason(points)
     fit = None
     if not reason:
         values = {"params": points["num_params"].to_numpy(float), "tokens": points["effective_tokens"].to_numpy(float)}
         fit = fit_parametric(SURFACE, values, points["loss"].to_numpy(float), way="varpro", num_draws=NUM_DRAWS)
-        points["fitted"] = fit.predict(values)
-        points["residual"] = fit.residuals
-    return Surface(
-        method=method.label, points=points, fit=fit, reason=reason, noise_relative_sd=method.noise.relative_sd
-    )
+        points = points.assign(fitted=fit.predict(values), residual=fit.residuals)
+    return Surface(method=method, points=points, fit=fit, reason=reason, noise_relative_sd=noise_relative_sd)
 
 
 def _reason(points: pd.DataFrame) -> str:
