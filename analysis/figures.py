@@ -48,7 +48,7 @@ def draw_profiles(frontier: Frontier) -> Drawing:
     """A panel a method: loss over size, a colour a budget; parabolas, optima with intervals, and edges."""
     columns = min(2, len(frontier.methods))
     lines = math.ceil(len(frontier.methods) / columns)
-    figure = Figure(figsize=(5.2 * columns, 3.4 * lines + 0.4), layout="constrained")
+    figure = Figure(figsize=(10.4, (3.4 if columns > 1 else 4.4) * lines + 0.4), layout="constrained")
     panels = list(figure.subplots(lines, columns, sharey=True, sharex=True, squeeze=False).flat)
     colours = dict(zip(frontier.budgets_flops, ordered_colours(len(frontier.budgets_flops)), strict=True))
     sizes = _sizes(frontier)

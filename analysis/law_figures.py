@@ -39,6 +39,8 @@ from analysis.surface import Surface
 from trainer.trial import format_flops
 
 NUM_LEVELS = 9
+MAX_LINES = 15
+"""More budgets than this have no lines and names on the surface."""
 
 
 @styled
@@ -52,19 +54,21 @@ def draw_surface(surfaces: Sequence[Surface], frontier: Frontier | None = None) 
         return None
     columns = min(2, len(fitted))
     lines = math.ceil(len(fitted) / columns)
-    figure = Figure(figsize=(5.2 * columns, 3.7 * lines + 0.4), layout="constrained")
+    figure = Figure(figsize=(10.4, (3.7 if columns > 1 else 4.6) * lines + 0.4), layout="constrained")
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for panel in panels[len(fitted) :]:
         panel.set_axis_off()
     for panel, surface in zip(panels, fitted, strict=False):
         _draw_contours(panel, surface)
+        panel.set_xlabel("model size N" if frontier is None else SIZE)
+        panel.set_ylabel("tokens D" if frontier is None else "tokens (worth, as fresh ones)")
         if frontier is not None:
             _draw_path(panel, frontier.method(surface.method))
     legend(
         figure,
         Line2D([], [], color=GREY, linewidth=0.8, label="fitted loss (nats)"),
         Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle=":", linewidth=0.8,
-               label="best trial of a model, a line a budget"),
+               label="a row, a line a budget" if frontier is None else "best trial of a model, a line a budget"),
         *([] if frontier is None else [Line2D([], [], color="#D55E00", marker="D", linewidth=2,
                                               label="the frontier: optimal size and tokens")]),
     )  # fmt: skip
@@ -78,7 +82,7 @@ def draw_surface(surfaces: Sequence[Surface], frontier: Frontier | None = None) 
 def _draw_contours(panel: Axes, surface: Surface) -> None:
     points = surface.points
     x, y = points["num_params"].to_numpy(float), points["effective_tokens"].to_numpy(float)
-    panel.set(xscale="log", yscale="log", xlabel=SIZE, ylabel="tokens (worth, as fresh ones)")
+    panel.set(xscale="log", yscale="log")
     loose = surface.unidentified
     panel.set_title(surface.method + (f" ({wording.listing(loose)} not identified: a guide only)" if loose else ""))
     panel.set_xlim(x.min() / 1.5, x.max() * 1.5)
@@ -90,15 +94,13 @@ def _draw_contours(panel: Axes, surface: Surface) -> None:
     panel.contourf(grid_x, grid_y, loss, levels=levels, cmap="viridis", alpha=0.25, extend="both")
     drawn = panel.contour(grid_x, grid_y, loss, levels=levels, colors=GREY, linewidths=0.7)
     panel.clabel(drawn, fontsize=7, fmt="%g")
-    for budget, own in points.groupby("budget_flops"):
-        own = own.sort_values("num_params")
+    panel.plot(x, y, "o", color="black", markerfacecolor="white", markersize=4)
+    lines = [own.sort_values("num_params") for _, own in points.groupby("budget_flops") if len(own) > 1]
+    for own in lines if len(lines) <= MAX_LINES else []:
         panel.plot(own["num_params"], own["effective_tokens"], color=GREY, linestyle=":", linewidth=0.8)
-        panel.plot(
-            own["num_params"], own["effective_tokens"], "o", color="black", markerfacecolor="white", markersize=4
-        )
         last = own.iloc[-1]
         panel.annotate(
-            format_flops(int(float(str(budget)))), (last["num_params"], last["effective_tokens"]), xytext=(2, 5),
+            format_flops(round(last["budget_flops"])), (last["num_params"], last["effective_tokens"]), xytext=(2, 5),
             textcoords="offset points", fontsize=7, color="black", ha="center",
         )  # fmt: skip
     sizes = sorted({int(size) for size in x})
@@ -139,13 +141,13 @@ def draw_residuals(surfaces: Sequence[Surface]) -> Drawing | None:
         dots: dict[str, Any] = {"color": colour, "s": 18, "alpha": 0.8, "linewidths": 0}
         against.scatter(points["fitted"], points["loss"], **dots)
         over.scatter(points["budget_flops"], 100 * points["residual"], **dots)
-        words = (
-            f"{surface.method}: {100 * surface.residual_sd:.1f} % off (noise {100 * surface.noise_relative_sd:.1f} %)"
-        )
+        words = f"{surface.method}: {100 * surface.residual_sd:.1f} % off"
+        if surface.noise_relative_sd is not None:
+            words += f" (noise {100 * surface.noise_relative_sd:.1f} %)"
         handles.append(Line2D([], [], color=colour, marker="o", linestyle="none", label=words))
-    noise = 100 * max(surface.noise_relative_sd for surface in fitted)
-    over.axhspan(-noise, noise, color=GREY, alpha=0.12, linewidth=0)
-    handles.append(Patch(color=GREY, alpha=0.3, label="± 1 sd of the largest noise"))
+    if noises := [100 * surface.noise_relative_sd for surface in fitted if surface.noise_relative_sd is not None]:
+        over.axhspan(-max(noises), max(noises), color=GREY, alpha=0.12, linewidth=0)
+        handles.append(Patch(color=GREY, alpha=0.3, label="± 1 sd of the largest noise"))
     for side in (against.set_xscale, against.set_yscale):
         side("log")
     against.set(xlim=ends, ylim=ends, xlabel="loss by the surface (nats)", ylabel="measured loss (nats)")
@@ -161,6 +163,8 @@ def draw_residuals(surfaces: Sequence[Surface]) -> Drawing | None:
     over.set_xlim(budgets[0] / 1.3, budgets[-1] * 1.3)
     if len(budgets) <= 20:
         budget_ticks(over, budgets)
+    else:
+        log_ticks(over, "x", lambda value: format_flops(round(value)))
     legend(figure, *handles)
     return Drawing(
         figure=figure,

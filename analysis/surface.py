@@ -37,7 +37,8 @@ class Surface:
     fit: ParametricFit | None
     reason: str
     """Why there is no fit, in words; empty where there is one."""
-    noise_relative_sd: float
+    noise_relative_sd: float | None
+    """Of a loss; ``None`` where nothing is known of it."""
 
     @property
     def unidentified(self) -> tuple[str, ...]:
@@ -81,8 +82,8 @@ def _surface(method: MethodFrontier) -> Surface:
     return surface_of(method.label, points, method.noise.relative_sd)
 
 
-def surface_of(method: str, points: pd.DataFrame, noise_relative_sd: float) -> Surface:
-    """The surface through ``points``: ``budget_flops``, ``num_params``, ``effective_tokens`` and ``loss`` are needed."""
+def surface_of(method: str, points: pd.DataFrame, noise_relative_sd: float | None) -> Surface:
+    """The surface through ``points``: ``budget_flops``, ``num_params``, ``effective_tokens``, ``loss`` are needed."""
     reason = _reason(points)
     fit = None
     if not reason:

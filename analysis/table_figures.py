@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,7 +127,7 @@ def draw_minima(found: Sequence[Isoflops]) -> Drawing | None:
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     panels = figure.subplots(1, 2)
     colours = kind_colours(len(lawful))
-    data = []
+    data: list[dict[str, Any]] = []
     for panel, name, label in zip(panels, ("num_params", "tokens"), ("N*, model size", "D*, tokens"), strict=True):
         panel.set(xscale="log", yscale="log", xlabel="FLOPs C", ylabel=label, title=label)
         ends = []
@@ -148,13 +149,10 @@ def draw_minima(found: Sequence[Isoflops]) -> Drawing | None:
             exponent = law.exponent_interval
             words = f"{law.fit.exponent:.3f} ({exponent.low:.2f} to {exponent.high:.2f})"
             ends.append((float(grid[-1]), law.at(float(grid[-1])), words if len(lawful) == 1 else one.method, colour))
-        log_ticks(panel, "x", format_flops_of)
+        shown = [line["value"] for line in data if line["quantity"] == name]
+        panel.set_ylim(min(shown) / 4, max(shown) * 4)
+        log_ticks(panel, "x", lambda value: format_flops(round(value)))
         log_ticks(panel, "y", wording.short_count)
         label_ends(panel, ends)
     title = "Minima of the profiles over compute, with 90 % intervals and the power laws through them"
     return Drawing(figure=figure, data=pd.DataFrame(data), title=title)
-
-
-def format_flops_of(value: float) -> str:
-    """``1.0e18`` for an axis of FLOPs."""
-    return format_flops(round(value))

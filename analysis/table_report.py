@@ -73,7 +73,8 @@ def _points(method: str, columns: Mapping[str, FloatArray]) -> pd.DataFrame:
 
 def _surface(method: str, points: pd.DataFrame, columns: Mapping[str, FloatArray]) -> Surface:
     noise = noise_of_profiles(columns["budget"], columns["params"], columns["loss"])
-    return surface_of(method, points, noise.relative_sd)
+    is_known = noise.num_repeat_degrees + noise.num_residual_degrees > 0
+    return surface_of(method, points, noise.relative_sd if is_known else None)
 
 
 def _fit_view(fit: FittedTable) -> dict[str, Any]:
