@@ -154,14 +154,27 @@ def fit(
             "multiplicative, share or joint.",
         ),
     ] = "parametric",
+    noise: Annotated[
+        str | None,
+        typer.Option(metavar="COL|SD", help="Standard deviation of a loss: weighs the rows (default: all alike)."),
+    ] = None,
+    at: Annotated[
+        float | None,
+        typer.Option(metavar="FLOPS", help="Name the best size and tokens there, at the rows' own cost of a token."),
+    ] = None,
     draws: Annotated[int, typer.Option(metavar="K", help="Bootstrap draws behind the intervals.")] = 1000,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Instead: every form by its error at the largest FLOPs, held back.")
+    ] = False,
     report_to: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures into this folder, too.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a scaling law to any table of rows, and say how sure its parameters are."""
-    from analysis.fit_table import Request, fit_table, read_table, records, sentences, usable_columns
+    from analysis.compare import compare_table
+    from analysis.fit_table import fit_table, records, sentences
+    from analysis.rows import Request, groups, read_table, usable
 
     request = Request(
         form=form,
@@ -174,15 +187,25 @@ def fit(
         run=run,
         share=share,
         epochs=epochs,
+        noise=noise,
+        at=at,
         drop_worst=drop_worst,
         num_draws=draws,
     )
     rows = read_table(table)
+    if compare:
+        compared = compare_table(rows, request)
+        if as_json:
+            _print_json([one.to_dict() for one in compared])
+        else:
+            say(_console(), "\n".join(line for one in compared for line in one.sentences()))
+        return
     found = fit_table(rows, request)
     if report_to is not None:
         from analysis.table_report import write_table_report
 
-        page = write_table_report(report_to, table.name, usable_columns(rows, request), *found)
+        columns = [(name or "all", usable(own, request)[0]) for name, own in groups(rows, method)]
+        page = write_table_report(report_to, table.name, columns, *found)
         say(_console(err=as_json), f"report: {page}")
     if as_json:
         _print_json(records(*found))

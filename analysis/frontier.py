@@ -29,7 +29,7 @@ from analysis import wording
 from analysis.crossover import Crossover, find_crossover
 from analysis.fit import FloatArray, Interval, percentile_interval
 from analysis.law import Law, fit_law
-from analysis.noise import Noise, estimate_noise
+from analysis.noise import Noise, Residuals, estimate_noise
 from analysis.profile import (
     Point,
     Profile,
@@ -154,19 +154,8 @@ def fit_frontier(rows: pd.DataFrame, *, num_draws: int = 1000, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     methods, built = [], {}
     for label in _labels(points):
-        own = {budget: cell for (method, budget), cell in points.items() if method == label}
-        valley = _valley(own)
-        residuals = map(relative_residuals, own.values()) if valley is None else [(valley.residuals, valley.degrees)]
-        noise = estimate_noise(trials[trials["method"] == label], residuals)
-        sd = noise.draw_sd(rng, num_draws)[:, None]
-        profiles = {
-            budget: build_profile(cell, sd * rng.standard_normal((num_draws, len(cell))))
-            for budget, cell in sorted(own.items())
-        }
-        laws = None
-        if valley is not None:
-            inside = [point for budget in valley.offered_flops for point in own[budget]]
-            laws = valley_laws(valley, _noise_of(inside, sd, rng))
+        own = {budget: cell for (method, budget), cell in sorted(points.items()) if method == label}
+        profiles, noise, laws = _fit_method(own, trials[trials["method"] == label], rng, num_draws)
         methods.append(_method_frontier(list(profiles.values()), noise, laws))
         built.update({(label, budget): both for budget, both in profiles.items()})
     budgets = sorted({budget for _, budget in built})
@@ -189,7 +178,7 @@ def _crossovers(methods: Sequence[MethodFrontier]) -> tuple[Crossover, ...]:
         if first.loss_law is None or second.loss_law is None:
             continue
         budgets = (*first.loss_law.budgets_flops, *second.loss_law.budgets_flops)
-        losses = (first.loss_law.over, second.loss_law.over)
+        losses = (first.loss_law.log_over, second.loss_law.log_over)
         found.append(find_crossover((first.label, second.label), losses, (min(budgets), max(budgets))))
     return tuple(found)
 
@@ -203,26 +192,55 @@ def _labels(points: Mapping[tuple[str, int], tuple[Point, ...]]) -> list[str]:
     return sorted(methods, key=lambda label: (list(METHODS).index(methods[label].kind), label))
 
 
-def _valley(own: Mapping[int, tuple[Point, ...]]) -> Valley | None:
+def _fit_method(
+    own: Mapping[int, tuple[Point, ...]], trials: pd.DataFrame, rng: np.random.Generator, num_draws: int
+) -> tuple[dict[int, _Built], Noise, ValleyLaws | None]:
+    """A method's profiles by budget, its noise, and the laws of its valley where there is one."""
+    num_seeds = {budget: np.array([float(point.num_seeds) for point in cell]) for budget, cell in own.items()}
+    valley = _valley(own, num_seeds)
+    noise = estimate_noise(trials, map(relative_residuals, own.values()) if valley is None else [_residuals(valley)])
+    # Where luck does not average out, repeated cells weigh less than their seeds say.
+    if valley is not None and len({float(number) for numbers in num_seeds.values() for number in numbers}) > 1:
+        valley = _valley(own, {budget: 1 / noise.variance(numbers) for budget, numbers in num_seeds.items()})
+    ends = np.cumsum([0, *map(len, own.values())])
+    drawn = noise.draws(rng, np.concatenate(list(num_seeds.values())), num_draws)
+    moves = {budget: drawn[:, ends[place] : ends[place + 1]] for place, budget in enumerate(own)}
+    laws, own_losses = None, {}
+    if valley is not None:
+        inside = np.concatenate([moves[budget] for budget in valley.offered_flops], axis=1)
+        thetas, still = valley.draws(inside), np.zeros((1, inside.shape[1]))
+        laws = valley_laws(valley, thetas)
+        for budget in valley.budgets_flops:
+            [loss] = valley.own_loss(budget, valley.theta[None], still)
+            own_losses[budget] = float(loss), valley.own_loss(budget, thetas, inside)
+    profiles = {budget: build_profile(cell, moves[budget], own_losses.get(budget)) for budget, cell in own.items()}
+    return profiles, noise, laws
+
+
+def _residuals(valley: Valley) -> Residuals:
+    """Of a valley whose weights are numbers of seeds."""
+    return Residuals(
+        values=valley.residuals * np.sqrt(valley.weights),
+        degrees=valley.degrees,
+        num_seeds=float(valley.weights.mean()),
+    )
+
+
+def _valley(own: Mapping[int, tuple[Point, ...]], weights: Mapping[int, FloatArray]) -> Valley | None:
     """The valley through a method's profiles, where two budgets or more have a minimum inside their sizes."""
     minima = {budget: minimum(points) for budget, points in own.items()}
     inside = {budget: place for budget, place in minima.items() if math.isfinite(place)}
     if len(inside) < 2:
         return None
     slope, level = np.polyfit(np.log(list(inside)), list(inside.values()), 1)
-    points = [(budget, point) for budget, cell in sorted(own.items()) if budget in inside for point in cell]
+    points = [(budget, point) for budget, cell in own.items() if budget in inside for point in cell]
     return fit_valley(
         np.log10([float(point.num_params) for _, point in points]),
         np.array([float(budget) for budget, _ in points]),
         np.array([point.loss for _, point in points]),
+        np.concatenate([weights[budget] for budget in own if budget in inside]),
         (float(level), float(slope)),
     )
-
-
-def _noise_of(points: Sequence[Point], sd: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Draws of the noise in ln loss of ``points``: (num_draws, n); a mean over seeds has less."""
-    num_seeds = np.array([point.num_seeds for point in points])
-    return np.asarray(sd * rng.standard_normal((len(sd), num_seeds.size)) / np.sqrt(num_seeds))
 
 
 def _method_frontier(built: Sequence[_Built], noise: Noise, laws: ValleyLaws | None) -> MethodFrontier:

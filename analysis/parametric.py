@@ -85,13 +85,14 @@ class ParametricFit:
 
     def predict(self, values: Mapping[str, FloatArray]) -> FloatArray:
         """The loss at other points: ``values`` holds the form's columns, each (n,)."""
-        return np.asarray(self._losses(self.theta[None], values)[0])
+        return np.asarray(self.losses(self.theta[None], values)[0])
 
     def predict_draws(self, values: Mapping[str, FloatArray]) -> FloatArray:
         """Draws of the loss at other points, shape (num_draws, n)."""
-        return self._losses(self.draws, values)
+        return self.losses(self.draws, values)
 
-    def _losses(self, theta: FloatArray, values: Mapping[str, FloatArray]) -> FloatArray:
+    def losses(self, theta: FloatArray, values: Mapping[str, FloatArray]) -> FloatArray:
+        """The loss at other points by parameters ``theta`` (m, num_params) like those of the fit: (m, n)."""
         logs = np.log(np.stack([np.asarray(values[name], dtype=np.float64) for name in self.form.columns]))
         log_loss, _ = self.form.evaluate(theta, Columns(logs=logs, centres=np.zeros(len(logs))))
         return np.asarray(np.exp(log_loss))

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.crossover import LossAt, find_crossover
+from analysis.crossover import LogLossAt, find_crossover
 from analysis.envelope import fit_envelope
-from analysis.fit_table import OFFERED, Request, fit_table, read_table, records, sentences
+from analysis.fit_table import fit_table, records, sentences
+from analysis.rows import OFFERED, Request, read_table
 from tests.analysis.published_checks import PUBLISHED
 
 COLUMNS = {"params": "N", "tokens": "D"}
@@ -110,10 +111,15 @@ def test_methods_are_fitted_apart_and_cross() -> None:
     assert crossover.sentence in sentences(fits, (crossover,))
 
 
-def power(level: float, exponent: float, sd: float) -> LossAt:
-    rng = np.random.default_rng(0)
-    levels, exponents = level * np.exp(sd * rng.standard_normal(400)), exponent + sd * rng.standard_normal(400)
-    return lambda c: (level * (c / 1e11) ** exponent, levels[:, None] * (c / 1e11) ** exponents[:, None])
+def power(level: float, exponent: float, sd: float) -> LogLossAt:
+    rng = np.random.default_rng(round(1000 * level))
+    levels, exponents = sd * rng.standard_normal(400), exponent + sd * rng.standard_normal(400)
+
+    def log_loss(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        share = np.log(c / 1e11)
+        return np.log(level) + exponent * share, np.log(level) + levels[:, None] + exponents[:, None] * share
+
+    return log_loss
 
 
 def test_a_crossover_is_where_the_laws_meet() -> None:
