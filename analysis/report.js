@@ -56,7 +56,7 @@ if (explorer) {
         const axis = document_.get_model_by_name(name);
         axis.axis_label = labels[key];
       }
-      explorer.dataset.lines = tables.map(({ source }) => Object.values(source.data)[0].length).join(" ");
+      explorer.dataset.lines = tables.map(({ source }) => `${source.name}:${source.data[Object.keys(source.data)[0]].length}`).join(" ");
     };
     for (const menu of menus) menu.addEventListener("change", choose);
     choose();

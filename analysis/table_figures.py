@@ -6,7 +6,7 @@ Knows columns of numbers by method, the IsoFLOP fit and how to draw (``drawing.p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import wording
+from analysis.descent import IntArray
 from analysis.drawing import (
     GREY,
     Drawing,
@@ -62,12 +63,19 @@ def fit_profiles(groups: Sequence[tuple[str, Mapping[str, FloatArray]]], *, seed
         rng = np.random.default_rng(seed)
         noise = noise_of_profiles(own["budget"], own["params"], own["loss"]).draw_sd(rng, NUM_DRAWS)[:, None]
 
-        def draw(loss: FloatArray, noise: FloatArray = noise, rng: np.random.Generator = rng) -> FloatArray:
-            return np.asarray(loss * np.exp(noise * rng.standard_normal((NUM_DRAWS, loss.size))))
-
+        draw = _drawer(own["loss"], noise, rng)
         fit = fit_isoflops(own["budget"], own["params"], own["tokens"], own["loss"], draw, way="window")
         found.append(Isoflops(method=method, columns=own, fit=fit))
     return tuple(found)
+
+
+def _drawer(loss: FloatArray, noise: FloatArray, rng: np.random.Generator) -> Callable[[IntArray], FloatArray]:
+    """Draws of the losses of some points, as other seeds would have them; ``noise`` (num_draws, 1) is relative."""
+
+    def draw(some: IntArray) -> FloatArray:
+        return np.asarray(loss[some] * np.exp(noise * rng.standard_normal((len(noise), some.size))))
+
+    return draw
 
 
 @styled
