@@ -221,7 +221,8 @@ def _trials(
     table["loss_booked"] = table["loss_measured"] = table["loss"].where(done, 1.04 * highest)
     for reading in found:
         if reading.convention.flops == "measured":
-            table["loss_measured"] = table["trial_id"].map(dict(reading.losses)).fillna(table["loss_measured"])
+            moved = table["trial_id"].map(dict(reading.losses)).astype(float)
+            table["loss_measured"] = np.where(moved.notna(), moved, table["loss_measured"])
     is_best = table["trial_id"].isin(best)
     table["shown"] = np.where(is_best, "best", "other")
     table["budget"] = [format_flops(int(budget)) for budget in table["budget_flops"]]
