@@ -70,7 +70,8 @@ class Drawing:
         buffer = io.StringIO()
         with mpl.rc_context(_STYLE):
             # One layout for both files: it takes most of the time.
-            self.figure.draw_without_rendering()
+            if engine := self.figure.get_layout_engine():
+                engine.execute(self.figure)
             self.figure.set_layout_engine("none")
             self.figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -249,13 +249,18 @@ def draw_curves(frontier: Frontier, curves: Mapping[str, pd.DataFrame]) -> Drawi
     budgets, methods = frontier.budgets_flops, frontier.methods
     if len(budgets) > MAX_CURVE_COLUMNS:
         budgets = (budgets[0], budgets[len(budgets) // 2], budgets[-1])
-    figure = Figure(figsize=(1.0 + 3.1 * len(budgets), 0.6 + 2.2 * len(methods)), layout="constrained")
+    width, height = 1.0 + 3.1 * len(budgets), 0.7 + 2.2 * len(methods)
+    figure = Figure(figsize=(width, height))
     panels = figure.subplots(len(methods), len(budgets), sharex=True, sharey=True, squeeze=False)
+    # Room in inches, fixed: to find it out for so many panels would take seconds.
+    figure.subplots_adjust(left=0.6 / width, right=1 - 0.5 / width, bottom=0.5 / height, top=1 - 0.3 / height)
+    figure.subplots_adjust(wspace=0.25, hspace=0.25)
     sizes = _sizes(frontier)
     colours = dict(zip(sizes, ordered_colours(len(sizes)), strict=True))
     late = table.loc[table["share_of_budget"] > 0.05, "train_loss"]
     panels[0][0].set_ylim(late.min() - 0.3, late.max() + 0.3)
     panels[0][0].set_xlim(0, 1)
+    panels[0][0].set_xticks([0, 0.25, 0.5, 0.75])
     panels[0][0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     for line, method in zip(panels, methods, strict=True):
         line[0].set_ylabel("training loss (nats)")
