@@ -238,10 +238,10 @@ def recommend(
 ) -> None:
     """Say what to train for a budget, hours or money, what loss to expect, and what it costs to serve."""
     from analysis.constraints import Constraints
-    from analysis.frontier import fit_frontier
     from analysis.hardware import budget_from, hardware
     from analysis.lifetime import lifetime
     from analysis.recommend import recommend as recommend_at
+    from analysis.saved import saved_frontier
 
     opened = _open(store)
     rows, prepared = opened.read_trials(), prepared_of(opened)
@@ -256,7 +256,8 @@ def recommend(
         tokens_per_query=tokens.query.mean_at_max_length,
         hardware=machine,
     )
-    frontier, flops = fit_frontier(rows), budget_from(budget, gpu_hours, money, machine)
+    flops = budget_from(budget, gpu_hours, money, machine)
+    frontier = saved_frontier(rows, opened.root / "fits")
     answer = recommend_at(frontier, flops, shapes, tokens.tokens_per_pair, constraints)
     service = service_of(tokens, queries_per_month=queries, documents=documents, reembeddings=reembed, months=months)
     life = None if service is None else lifetime(frontier, answer, constraints.allowed(shapes), service)
@@ -283,7 +284,7 @@ def next_cells(
 ) -> None:
     """Say which cells to run next, to know the most about a budget."""
     from analysis.design import CellRules, design
-    from analysis.frontier import fit_frontier
+    from analysis.saved import saved_frontier
 
     opened = _open(store)
     spec, prepared = opened.spec, prepared_of(opened)
@@ -296,7 +297,7 @@ def next_cells(
         max_epochs=spec.limits.max_epochs,
     )
     found = design(
-        fit_frontier(opened.read_trials()),
+        saved_frontier(opened.read_trials(), opened.root / "fits"),
         flops,
         [model.shape for model in prepared.models.values()],
         rules,

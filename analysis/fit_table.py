@@ -272,7 +272,7 @@ def _isoflop(columns: dict[str, FloatArray], request: Request) -> _Law:
         weights=_weights(columns, of_log=False),
         way=ISOFLOP_WAYS[request.form],
     )
-    loss_law = _loss_law(fit, request)
+    loss_law = _loss_law(fit)
     values, intervals = dict(fit.values), dict(fit.intervals)
     warnings = [f"Noise of a loss: {noise_words}.", *_repeat_notes(columns)]
     if fit.size_law is None:
@@ -315,13 +315,18 @@ def _draw(
     return lambda rows: loss[rows] * np.exp(sd * rng.standard_normal((num_draws, rows.size))), noise.words
 
 
-def _loss_law(fit: IsoflopFit, request: Request) -> ParametricFit | None:
-    """The saturating law through the minima's losses, where four budgets or more carry its three parameters."""
+def _loss_law(fit: IsoflopFit) -> ParametricFit | None:
+    """The saturating law through the minima's losses, where four budgets or more carry its three parameters.
+
+    Its draws are those of the minima: six budgets are too few to draw budgets.
+    """
     used = [one for one in fit.minima if one.is_used]
     if len(used) < 4:
         return None
     flops, loss = np.array([one.budget_flops for one in used]), np.array([one.loss for one in used])
-    return fit_parametric(COMPUTE, {"flops": flops}, loss, num_draws=request.num_draws, seed=request.seed)
+    drawn = np.stack([one.loss_draws for one in used], axis=1)
+    weights = 1 / np.nanvar(drawn, axis=0)
+    return fit_parametric(COMPUTE, {"flops": flops}, loss, way="varpro", weights=weights, drawn=drawn)
 
 
 def _curve(fit: IsoflopFit) -> LogLossAt | None:
