@@ -236,16 +236,15 @@ def _trials(
 def _fits(found: Sequence[Reading], colours: Mapping[int, str]) -> dict[str, pd.DataFrame]:
     """Parabolas, optima, laws and the measured optima of each convention, as tables that the menus choose from."""
     parabolas, optima, laws, points = [], [], [], []
+    booked = found[0].frontier.budgets_flops
     for reading in found:
         kind = {"size": reading.convention.size, "flops": reading.convention.flops}
         shades = kind_colours(len(reading.frontier.methods))
-        booked = sorted(colours)
         for method, shade in zip(reading.frontier.methods, shades, strict=True):
             for profile in method.profiles:
-                place = reading.frontier.budgets_flops.index(profile.budget_flops)
-                budget = booked[place] if len(booked) == len(reading.frontier.budgets_flops) else profile.budget_flops
+                budget = booked[reading.frontier.budgets_flops.index(profile.budget_flops)]
                 own = kind | {"method": method.label, "budget": format_flops(budget), "across": "size"}
-                own["colour"] = colours.get(budget, shade)
+                own["colour"] = colours[budget]
                 points.append(kind | {"of_method": method.label, "colour": shade} | _measured(profile))
                 if profile.optimum is not None:
                     parabolas.append(own | _parabola(profile))
