@@ -166,12 +166,15 @@ def fit(
     compare: Annotated[
         bool, typer.Option("--compare", help="Instead: every form by its error at the largest FLOPs, held back.")
     ] = False,
+    report_to: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures into this folder, too.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a scaling law to any table of rows, and say how sure its parameters are."""
     from analysis.compare import compare_table
     from analysis.fit_table import fit_table, records, sentences
-    from analysis.rows import Request, read_table
+    from analysis.rows import Request, groups, read_table, usable
 
     request = Request(
         form=form,
@@ -198,6 +201,12 @@ def fit(
             say(_console(), "\n".join(line for one in compared for line in one.sentences()))
         return
     found = fit_table(rows, request)
+    if report_to is not None:
+        from analysis.table_report import write_table_report
+
+        columns = [(name or "all", usable(own, request)[0]) for name, own in groups(rows, method)]
+        page = write_table_report(report_to, table.name, columns, *found)
+        say(_console(err=as_json), f"report: {page}")
     if as_json:
         _print_json(records(*found))
     else:
@@ -253,7 +262,7 @@ def recommend(
     service = service_of(tokens, queries_per_month=queries, documents=documents, reembeddings=reembed, months=months)
     life = None if service is None else lifetime(frontier, answer, constraints.allowed(shapes), service)
     if emit is not None:
-        emit_sweep(emit, opened.spec, answer)
+        emit_sweep(emit, opened.spec, frontier, answer)
     if as_json:
         _print_json(answer.to_dict() | {"lifetime": None if life is None else life.to_dict()})
         return

@@ -231,7 +231,7 @@ def _valley(own: Mapping[int, tuple[Point, ...]], weights: Mapping[int, FloatArr
     inside = {budget: place for budget, place in minima.items() if math.isfinite(place)}
     if len(inside) < 2:
         return None
-    slope, level = np.polyfit(np.log(list(inside)), list(inside.values()), 1)
+    slope, level = np.polyfit([math.log(budget) for budget in inside], list(inside.values()), 1)
     points = [(budget, point) for budget, cell in own.items() if budget in inside for point in cell]
     return fit_valley(
         np.log10([float(point.num_params) for _, point in points]),

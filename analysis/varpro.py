@@ -83,6 +83,9 @@ def _solve(
         [np.exp(-(exponents @ each)) if each.any() else np.ones_like(loss) for each in moved], axis=1
     )  # (m, k, n)
     lengths = np.sqrt((weights[:, None] * basis**2).sum(axis=2))
+    # A search may try exponents of which no float holds the powers: they are no solution.
+    wild = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)).all(axis=1))
+    basis[wild], lengths[wild] = 1.0, 1.0
     scaled = basis / lengths[:, :, None]
     weighted = scaled * weights[:, None]
     gram, moments = weighted @ scaled.transpose(0, 2, 1), np.einsum("mkn,mn->mk", weighted, loss)
@@ -95,7 +98,9 @@ def _solve(
     gradient = np.zeros_like(exponents)
     for place, each in enumerate(moved):
         gradient -= (pulled * (coefficients[:, place, None] * scaled[:, place])) @ each.T
-    return coefficients / lengths, (weights * residual**2).sum(axis=1), gradient
+    squares = (weights * residual**2).sum(axis=1)
+    squares[wild] = np.inf
+    return coefficients / lengths, squares, gradient
 
 
 def _non_negative(gram: FloatArray, moments: FloatArray) -> FloatArray:

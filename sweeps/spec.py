@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from analysis.expectation import ExpectedLoss
 from sweeps import border, yaml12
 from sweeps.data import DataSpec, data_spec
 from sweeps.sentences import nearest
@@ -194,17 +195,18 @@ class SweepSpec:
     search: Search
     resources: Resources
     seed: int
+    expected: ExpectedLoss | None = None
+    """What was foretold of a sweep that a recommendation wrote. It changes nothing that is tried or measured."""
 
     @property
     def hash(self) -> str:
-        """16 hex digits over everything that decides what is tried and measured: all fields but ``resources``."""
+        """16 hex digits over all that decides what is tried and measured: not ``resources``, not ``expected``."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """The spec's fields as plain values, without ``resources``."""
+        """The spec's fields as plain values, without ``resources`` and ``expected``."""
         fields = self._fields()
-        del fields["resources"]
-        return fields
+        return {name: value for name, value in fields.items() if name not in ("resources", "expected")}
 
     def to_yaml(self) -> str:
         """The spec in full, one way of writing it: ``read_spec`` reads it back as an equal spec."""
@@ -224,6 +226,8 @@ class SweepSpec:
             }
             for m in self.methods
         ]
+        if self.expected is None:
+            del fields["expected"]
         return fields
 
 
@@ -306,6 +310,7 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
         search=Search(sampler=fields.search.sampler, lag=fields.search.lag, startup=fields.search.startup),
         resources=Resources(**fields.resources.model_dump()),
         seed=fields.seed,
+        expected=ExpectedLoss(**fields.expected.model_dump()) if fields.expected else None,
     )
 
 
