@@ -1,0 +1,146 @@
+"""A sweep on a cluster that is up, from one command: attached to or submitted, followed, started again when it dies.
+
+Knows in which order these happen and what a person is told. Never knows how a cluster was brought up, or what a driver
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from cluster.answers import say
+from cluster.jobs import ENTRY, Client, SweepJob, follow, live_job, submit, sweep_jobs
+from cluster.jobs import stop as stop_job
+from cluster.order import DIED, FINAL, PACKAGES, Order
+from sweeps.spec import SweepSpec
+
+STOPPED_STATUS = 143
+"""Exit status of a sweep that someone stopped: 128 and SIGTERM."""
+MAX_RESTARTS = 3
+"""Of a driver, in the life of one launcher."""
+LINES_OF_THE_PAST = 12
+FILE_SYSTEMS = ("s3", "gs", "gcs", "abfs", "hdfs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """How a job is sent, and what a person types to reach it again."""
+
+    on: str
+    """As the command line took it."""
+    names: Sequence[str] = ()
+    """Variables of this environment that go along."""
+    python: str = "python"
+    entry: str = ENTRY
+    packages: Sequence[str] = PACKAGES
+
+
+def launch_on(client: Client, spec: SweepSpec, order: Order, way: Way, *, detach: bool, console: Console) -> int:
+    """See that one job drives the sweep, and follow it unless ``detach``; the exit status for the command line.
+
+    A driver that dies is started again, ``MAX_RESTARTS`` times at most, each as an attempt of its own. Ctrl-C leaves
+    the job alone. Raises ``ValueError`` where another sweep fills the store.
+    """
+    job, past = live_job(client, order.store), ""
+    if job is None:
+        job = _submit(client, spec, order, way)
+        say(console, f"submitted: job {job.job_id}")
+    else:
+        _refuse_another(job, spec)
+        say(console, f"already at work: job {job.job_id}")
+        past = client.get_job_logs(job.job_id)
+    if detach:
+        say(console, _ways_back(spec, way))
+        return 0
+    _write(console, "".join(past.splitlines(keepends=True)[-LINES_OF_THE_PAST:]))
+    try:
+        return _follow(client, spec, order, way, job, len(past), console)
+    except KeyboardInterrupt:
+        say(console, f"\ndetached, and the sweep goes on; {_ways_back(spec, way)}")
+        return 0
+
+
+def stop_sweep(client: Client, which: str, console: Console) -> None:
+    """Stop the live job of this sweep's name, store or job id. Raises ``ValueError`` where there is not exactly one."""
+    live = [job for job in sweep_jobs(client) if job.is_live]
+    found = [job for job in live if which in (job.sweep, job.store, job.job_id)]
+    if len(found) != 1:
+        words = ", ".join(f"{job.job_id} ({job.store})" for job in found or live) or "none"
+        problem = "names several jobs" if found else "names no job that runs"
+        raise ValueError(f"{which!r} {problem}: give one job's id; those that run are {words}")
+    ended = stop_job(client, found[0])
+    if ended.is_live:
+        raise ValueError(f"job {ended.job_id} is still {ended.status}: look at it with 'isoflop list', and stop again")
+    say(console, f"stopped: job {ended.job_id}; nothing is lost, and a launch with the same store goes on")
+
+
+def shared_place(option: str, place: str | None, example: str) -> str:
+    """A folder or URI that every node of a cluster sees.
+
+    Raises ``ValueError`` where none is given or it would mean another folder on each node.
+    """
+    wants = f"give {option} a folder that all nodes of the cluster see, such as {example}, or a URI such as s3://..."
+    if place is None:
+        raise ValueError(f"{option} is missing, and the cluster cannot see this machine's folders: {wants}")
+    scheme = urlsplit(place).scheme
+    if scheme in FILE_SYSTEMS:
+        return place.rstrip("/")
+    if scheme or not PurePosixPath(place).is_absolute():
+        raise ValueError(f"{option} is {place!r}, which each node would read as another place: {wants}")
+    return str(PurePosixPath(place))
+
+
+def _submit(client: Client, spec: SweepSpec, order: Order, way: Way) -> SweepJob:
+    return submit(client, spec, order, names=way.names, python=way.python, entry=way.entry, packages=way.packages)
+
+
+def _follow(client: Client, spec: SweepSpec, order: Order, way: Way, job: SweepJob, skip: int, console: Console) -> int:
+    for restart in range(MAX_RESTARTS + 1):
+        ended = follow(client, job.job_id, partial(_write, console), skip=skip)
+        if ended.status == "STOPPED":
+            say(console, f"job {ended.job_id} was stopped; nothing is lost: the same command goes on")
+            return STOPPED_STATUS
+        if ended.status == "SUCCEEDED":
+            return 0
+        if ended.exit_status in FINAL:
+            assert ended.exit_status is not None
+            return ended.exit_status
+        reason = _reason(ended)
+        if restart < MAX_RESTARTS:
+            job, skip = live_job(client, order.store) or _submit(client, spec, order, way), 0
+            say(console, f"the driver died ({reason}); started again: job {job.job_id}")
+    say(console, f"the driver died {MAX_RESTARTS + 1} times, the last time with: {reason}")
+    return DIED
+
+
+def _refuse_another(job: SweepJob, spec: SweepSpec) -> None:
+    if job.spec != spec.hash:
+        raise ValueError(
+            f"store {job.store} is being filled by job {job.job_id} of another spec: give another --store, or stop "
+            "that job first"
+        )
+
+
+def _ways_back(spec: SweepSpec, way: Way) -> str:
+    return (
+        "follow it with the same command, stop it with "
+        f"'isoflop stop {spec.name} --on {way.on}', see it with 'isoflop list --on {way.on}'"
+    )
+
+
+def _reason(job: SweepJob) -> str:
+    """In one line: the log has been shown."""
+    if job.exit_status is not None:
+        return f"exit status {job.exit_status}"
+    return next(iter(job.message.splitlines()), "Ray gives no reason")
+
+
+def _write(console: Console, text: str) -> None:
+    console.file.write(text)
+    console.file.flush()
