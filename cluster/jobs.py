@@ -189,7 +189,7 @@ def follow(client: Client, job_id: str, write: Callable[[str], None], *, skip: i
         time.sleep(RETRY_SECONDS)
 
 
-def stop(client: Client, job: SweepJob) -> SweepJob:
+def stop_job(client: Client, job: SweepJob) -> SweepJob:
     """Stop the job's driver, which has time for checkpoints; the job as it ended."""
     client.stop_job(job.job_id)
     deadline = time.monotonic() + STOP_PATIENCE_SECONDS

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
-from urllib.parse import urlsplit
 
 from rich.console import Console
 
 from cluster.answers import say
-from cluster.jobs import ENTRY, Client, SweepJob, follow, live_job, submit, sweep_jobs
-from cluster.jobs import stop as stop_job
+from cluster.jobs import ENTRY, Client, SweepJob, follow, live_job, submit
 from cluster.order import DIED, FINAL, PACKAGES, Order
 from sweeps.spec import SweepSpec
 
@@ -25,7 +22,6 @@ STOPPED_STATUS = 143
 MAX_RESTARTS = 3
 """Of a driver, in the life of one launcher."""
 LINES_OF_THE_PAST = 12
-FILE_SYSTEMS = ("s3", "gs", "gcs", "abfs", "hdfs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,10 +37,10 @@ class Way:
     packages: Sequence[str] = PACKAGES
 
 
-def launch_on(client: Client, spec: SweepSpec, order: Order, way: Way, *, detach: bool, console: Console) -> int:
+def launch_on(client: Client, spec: SweepSpec, order: Order, way: Way, *, detach: bool, console: Console) -> int | None:
     """See that one job drives the sweep, and follow it unless ``detach``; the exit status for the command line.
 
-    A driver that dies is started again, ``MAX_RESTARTS`` times at most, each as an attempt of its own. Ctrl-C leaves
+    ``None`` where the sweep goes on without a follower. A driver that dies is started again, ``MAX_RESTARTS`` times at most, each as an attempt of its own. Ctrl-C leaves
     the job alone. Raises ``ValueError`` where another sweep fills the store.
     """
     job, past = live_job(client, order.store), ""
@@ -57,43 +53,13 @@ def launch_on(client: Client, spec: SweepSpec, order: Order, way: Way, *, detach
         past = client.get_job_logs(job.job_id)
     if detach:
         say(console, _ways_back(spec, way))
-        return 0
+        return None
     _write(console, "".join(past.splitlines(keepends=True)[-LINES_OF_THE_PAST:]))
     try:
         return _follow(client, spec, order, way, job, len(past), console)
     except KeyboardInterrupt:
         say(console, f"\ndetached, and the sweep goes on; {_ways_back(spec, way)}")
-        return 0
-
-
-def stop_sweep(client: Client, which: str, console: Console) -> None:
-    """Stop the live job of this sweep's name, store or job id. Raises ``ValueError`` where there is not exactly one."""
-    live = [job for job in sweep_jobs(client) if job.is_live]
-    found = [job for job in live if which in (job.sweep, job.store, job.job_id)]
-    if len(found) != 1:
-        words = ", ".join(f"{job.job_id} ({job.store})" for job in found or live) or "none"
-        problem = "names several jobs" if found else "names no job that runs"
-        raise ValueError(f"{which!r} {problem}: give one job's id; those that run are {words}")
-    ended = stop_job(client, found[0])
-    if ended.is_live:
-        raise ValueError(f"job {ended.job_id} is still {ended.status}: look at it with 'isoflop list', and stop again")
-    say(console, f"stopped: job {ended.job_id}; nothing is lost, and a launch with the same store goes on")
-
-
-def shared_place(option: str, place: str | None, example: str) -> str:
-    """A folder or URI that every node of a cluster sees.
-
-    Raises ``ValueError`` where none is given or it would mean another folder on each node.
-    """
-    wants = f"give {option} a folder that all nodes of the cluster see, such as {example}, or a URI such as s3://..."
-    if place is None:
-        raise ValueError(f"{option} is missing, and the cluster cannot see this machine's folders: {wants}")
-    scheme = urlsplit(place).scheme
-    if scheme in FILE_SYSTEMS:
-        return place.rstrip("/")
-    if scheme or not PurePosixPath(place).is_absolute():
-        raise ValueError(f"{option} is {place!r}, which each node would read as another place: {wants}")
-    return str(PurePosixPath(place))
+        return None
 
 
 def _submit(client: Client, spec: SweepSpec, order: Order, way: Way) -> SweepJob:

@@ -62,10 +62,15 @@ def packed(order: Order, packages: Sequence[str] = PACKAGES) -> Iterator[Path]:
     """
     with TemporaryDirectory(prefix="isoflop-job-") as name:
         folder = Path(name)
-        for package in packages:
-            shutil.copytree(OWN_MODULES / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        packages_in(folder, packages)
         (folder / FILE).write_text(order.to_json(), encoding="utf-8")
         yield folder
+
+
+def packages_in(folder: Path, packages: Sequence[str] = PACKAGES) -> None:
+    """Copy the sources of these packages into ``folder``."""
+    for package in packages:
+        shutil.copytree(OWN_MODULES / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
 
 
 def job_environment(order: Order, names: Sequence[str]) -> dict[str, str]:
