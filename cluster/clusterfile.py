@@ -1,7 +1,7 @@
 """A cluster file: read, and refused for what would fail or be unsafe once machines cost money.
 
-Knows Ray's own schema for clouds, and what this project asks of a cluster beyond it: an on-demand head, a token on every
-machine, a dashboard on loopback, nothing left to fill in. Never starts anything.
+Knows Ray's own schema for clouds, and what this project asks of a cluster beyond it: an on-demand head, a token on
+every machine, a dashboard on loopback, nothing left to fill in. Never starts anything.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def _check_safety(fields: Mapping[str, Any], path: Path) -> None:
         starts = [command for command in fields.get(name, ()) if "ray start" in command]
         if not starts or any("RAY_AUTH_MODE=token" not in command for command in starts):
             raise ValueError(
-                f"{path}: {name} starts Ray without RAY_AUTH_MODE=token: whoever reaches such a Ray can run programs on "
-                "it; take the commands of the file that comes with isoflop"
+                f"{path}: {name} starts Ray without RAY_AUTH_MODE=token: whoever reaches such a Ray can run programs "
+                "on it; take the commands of the file that comes with isoflop"
             )
     if any("--dashboard-host=0.0.0.0" in command for command in fields["head_start_ray_commands"]):
         raise ValueError(

@@ -211,6 +211,10 @@ def _sources(spec: SweepSpec) -> Iterable[str]:
 
 def _say_cost(spec: SweepSpec, root: Path | None, wish: Wish, console: Console) -> None:
     """The plan in a sentence, what it costs, and which cap it would meet."""
+    if wish.dry_run:
+        console = Console(
+            stderr=True, width=console.width
+        )  # standard output is for what is printed in place of started
     planned = plan_of(spec, find_prepared(spec))
     store = Store.open(root) if root and (root / "sweep.yaml").exists() else None
     cost = cost_of(spec, planned, wish.rates, store)

@@ -1,4 +1,4 @@
-"""The driver of a sweep as a process inside a cluster: ``python -m cluster.inside [ORDER]``.
+"""The driver of a sweep as a process inside a cluster: ``python -m cluster.inside [FOLDER]``.
 
 Knows the order it was sent with, and what its exit status means to the launcher: 0 done, 1 a trial failed, 2 refused,
 3 a cap is reached, ``DIED`` for everything else that can end a driver and is worth another start. Never knows who sent
@@ -18,7 +18,7 @@ from rich.console import Console
 from cluster.answers import say
 from cluster.drive import Ground, GroundOf, drive
 from cluster.join import joined_ray, sweeps_beside, wait_for_machines
-from cluster.order import DIED, FILE, Order
+from cluster.order import DIED, Order
 from cluster.share import looking
 from sweeps.spec import SweepSpec, read_spec
 from trainer.refusal import is_ours
@@ -48,7 +48,7 @@ def ground_for(order: Order) -> GroundOf:
 
 def main(carry_out: Callable[[Order], None] = carry_out) -> None:
     """Read the order, carry it out, and end with a status that tells the launcher what to do."""
-    order = Order.from_json(Path(*(sys.argv[1:2] or [FILE])).read_text(encoding="utf-8"))
+    order = Order.read(Path(*sys.argv[1:2]))
     try:
         carry_out(order)
     except Exception as error:  # any exception is an ending of the driver: Python's own status for it is a sweep's 1

@@ -40,8 +40,9 @@ class Way:
 def launch_on(client: Client, spec: SweepSpec, order: Order, way: Way, *, detach: bool, console: Console) -> int | None:
     """See that one job drives the sweep, and follow it unless ``detach``; the exit status for the command line.
 
-    ``None`` where the sweep goes on without a follower. A driver that dies is started again, ``MAX_RESTARTS`` times at most, each as an attempt of its own. Ctrl-C leaves
-    the job alone. Raises ``ValueError`` where another sweep fills the store.
+    ``None`` where the sweep goes on without a follower. A driver that dies is started again, ``MAX_RESTARTS`` times at
+    most, each as an attempt of its own. Ctrl-C leaves the job alone. Raises ``ValueError`` where another sweep fills
+    the store.
     """
     job, past = live_job(client, order.store), ""
     if job is None:

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from cluster.bounds import Bounds
 from cluster.local import ENVIRONMENT
 
-FILE = "order.json"
+FILE, SPEC_FILE = "order.json", "order-spec.yaml"
 PACKAGES = ("trainer", "analysis", "sweeps", "cluster")
 # Parts of names of variables that hold secrets: a job's environment can be read by all who see its dashboard.
 SECRET_WORDS = frozenset({"TOKEN", "SECRET", "KEY", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS", "AUTH"})
@@ -45,13 +45,21 @@ class Order:
     wait_seconds: float = 0.0
     """How long machines that the sweep needs may take to come up."""
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+    def files(self) -> dict[str, str]:
+        """The order as the text of two files that lie beside each other."""
+        fields = asdict(self)
+        return {SPEC_FILE: fields.pop("spec"), FILE: json.dumps(fields, indent=2)}
+
+    def write(self, folder: Path) -> None:
+        for name, text in self.files().items():
+            (folder / name).write_text(text, encoding="utf-8")
 
     @classmethod
-    def from_json(cls, text: str) -> Order:
-        fields = json.loads(text)
-        return cls(**fields | {"bounds": Bounds(**fields["bounds"])})
+    def read(cls, folder: Path) -> Order:
+        """The order that ``write`` wrote."""
+        fields = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        spec = (folder / SPEC_FILE).read_text(encoding="utf-8")
+        return cls(spec=spec, **fields | {"bounds": Bounds(**fields["bounds"])})
 
 
 @contextmanager
@@ -63,7 +71,7 @@ def packed(order: Order, packages: Sequence[str] = PACKAGES) -> Iterator[Path]:
     with TemporaryDirectory(prefix="isoflop-job-") as name:
         folder = Path(name)
         packages_in(folder, packages)
-        (folder / FILE).write_text(order.to_json(), encoding="utf-8")
+        order.write(folder)
         yield folder
 
 

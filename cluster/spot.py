@@ -1,7 +1,8 @@
-"""Ray on a spot machine: ``python -m cluster.spot CLOUD COMMAND...`` runs it, and ends it when the cloud takes the machine.
+"""Ray on a spot machine: runs it, and asks it to drain when the cloud takes the machine.
 
-Knows where a cloud says so (its metadata address), and that Ray drains its node at SIGTERM: trials write their
-checkpoints while nothing new is placed there. Standard library only. Never knows a trial.
+``python -m cluster.spot CLOUD COMMAND...``. Knows where a cloud says so (its metadata address), and that Ray drains its
+node at SIGTERM: trials write their checkpoints while nothing new is placed there. Standard library only. Never knows a
+trial.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A launcher in a process of its own, to be signalled: ``python -m tests.cluster.launcher ADDRESS ORDER``."""
+"""A launcher in a process of its own, to be signalled: ``python -m tests.cluster.launcher ADDRESS FOLDER``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAY = launch.Way(
 
 def main() -> None:
     address, path = sys.argv[1:]
-    order = Order.from_json(Path(path).read_text())
+    order = Order.read(Path(path))
     client = jobs.connect(RayAddress(address=address), Path(order.cache))
     console = Console(width=200)
     sys.exit(launch.launch_on(client, read_spec(order.spec), order, WAY, detach=False, console=console))

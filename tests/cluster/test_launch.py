@@ -172,13 +172,13 @@ class Launcher:
 
     def __init__(self, client: jobs.Client, order: Order) -> None:
         self._folder = Path(order.cache)
-        (self._folder / "sent.json").write_text(order.to_json())
+        order.write(self._folder)
         command = [
             sys.executable,
             "-m",
             "tests.cluster.launcher",
             client.get_address(),
-            str(self._folder / "sent.json"),
+            str(self._folder),
         ]
         self.process = subprocess.Popen(
             command, stdout=self._log().open("w"), stderr=subprocess.STDOUT, text=True, start_new_session=True
