@@ -153,7 +153,7 @@ def _groups(resources: Resources, order: Order, name: str, image: str) -> list[M
         return [_group("cpu", {"cpu": str(4 * cpus), "memory": f"{16 * cpus}Gi"}, MAX_REPLICAS, order, name, image)]
     cpus = max(4, round(resources.cpus_per_trial))
     most = 8 if resources.max_gpus_per_trial == "auto" else resources.max_gpus_per_trial
-    most = max(most, 1 if resources.workers_per_trial == "auto" else resources.workers_per_trial)
+    most = most if resources.workers_per_trial == "auto" else resources.workers_per_trial
     one = {"cpu": str(cpus), "memory": "32Gi", "nvidia.com/gpu": "1"}
     groups = [_group("gpu-1", one, MAX_REPLICAS, order, name, image)]
     if most > 1:
