@@ -218,8 +218,10 @@ def _say_cost(spec: SweepSpec, root: Path | None, wish: Wish, console: Console) 
     planned = plan_of(spec, find_prepared(spec))
     store = Store.open(root) if root and (root / "sweep.yaml").exists() else None
     cost = cost_of(spec, planned, wish.rates, store)
-    if root is None or cost:
+    if root is None:
         console.print(tables.plan_summary(spec.name, planned, cost))
+    elif cost:
+        say(console, cost.sentence())
     if cost and (cap := _cap_below(cost, wish)):
         say(console, f"the whole sweep asks for more than {cap}: it will end there, with every row kept")
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from cluster.answers import say
 from cluster.drive import Ground, GroundOf, drive
 from cluster.join import joined_ray, sweeps_beside, wait_for_machines
-from cluster.order import DIED, Order
+from cluster.keep import DIED
+from cluster.order import Order
 from cluster.share import looking
 from sweeps.spec import SweepSpec, read_spec
 from trainer.refusal import is_ours

@@ -23,8 +23,8 @@ from cluster.target import RayAddress
 from sweeps.spec import SweepSpec
 
 STORE, SPEC, ATTEMPT = "isoflop_store", "isoflop_spec", "isoflop_attempt"
-ENTRY = "cluster.inside"
-"""Module that a job runs."""
+KEEPER, ENTRY = "cluster.keep", "cluster.inside"
+"""Modules that a job runs: the driver, and what starts it again where it dies."""
 LIVE = frozenset({"PENDING", "RUNNING"})
 TUNNEL = "ssh -N -L 8265:127.0.0.1:8265 HEAD"
 LOST_SECONDS = 60.0
@@ -79,8 +79,8 @@ def connect(target: RayAddress, cache: Path) -> Client:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
+    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(target.address)
     except AuthenticationError as error:
@@ -128,7 +128,7 @@ def submit(
     with packed(order, packages) as folder:
         try:
             client.submit_job(
-                entrypoint=shlex.join([python, "-m", entry]),
+                entrypoint=shlex.join([python, "-m", KEEPER, entry]),
                 submission_id=job_id,
                 runtime_env={"working_dir": str(folder), "env_vars": job_environment(order, names)},
                 metadata={
@@ -202,7 +202,7 @@ def _sweep_job(job: Any) -> SweepJob:
     metadata = job.metadata or {}
     return SweepJob(
         job_id=job.submission_id,
-        sweep=metadata[SWEEP],
+        sweep=metadata.get(SWEEP, ""),
         store=metadata.get(STORE, ""),
         spec=metadata.get(SPEC, ""),
         attempt=int(metadata.get(ATTEMPT, 1)),

@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from cluster.answers import say
-from cluster.jobs import ATTEMPT, ENTRY, SPEC, STORE
+from cluster.jobs import ATTEMPT, ENTRY, KEEPER, SPEC, STORE
 from cluster.local import access_token
 from cluster.onprem import HEALTH
 from cluster.order import Order, job_environment
@@ -39,7 +39,7 @@ IDLE_SECONDS = 600
 DRAIN_SECONDS, GRACE_SECONDS = 20, 45
 """A pod's Ray drains in the first, within the second, which Kubernetes waits before it kills."""
 # Ends of a sweep that another start would not change are no failures of the RayJob, or each would cost a new cluster.
-ENTRYPOINT = f"sh -c 'python -m {ENTRY} {ORDER_FOLDER}; end=$?; case $end in 1|3) exit 0;; esac; exit $end'"
+ENTRYPOINT = f"sh -c 'python -m {KEEPER} {ENTRY} {ORDER_FOLDER}; end=$?; case $end in 1|3) exit 0;; esac; exit $end'"
 # How spot machines are marked, by label on Google's, Amazon's and Azure's Kubernetes and with Karpenter.
 SPOT_LABELS = {
     "cloud.google.com/gke-spot": "true",

@@ -14,13 +14,14 @@ from rich.console import Console
 
 from cluster.answers import say
 from cluster.jobs import ENTRY, Client, SweepJob, follow, live_job, submit
-from cluster.order import DIED, FINAL, PACKAGES, Order
+from cluster.keep import DIED, FINAL
+from cluster.order import PACKAGES, Order
 from sweeps.spec import SweepSpec
 
 STOPPED_STATUS = 143
 """Exit status of a sweep that someone stopped: 128 and SIGTERM."""
 MAX_RESTARTS = 3
-"""Of a driver, in the life of one launcher."""
+"""Of a job, in the life of one launcher. A driver that dies alone is started again inside its job (``keep.py``)."""
 LINES_OF_THE_PAST = 12
 
 
@@ -40,7 +41,7 @@ class Way:
 def launch_on(client: Client, spec: SweepSpec, order: Order, way: Way, *, detach: bool, console: Console) -> int | None:
     """See that one job drives the sweep, and follow it unless ``detach``; the exit status for the command line.
 
-    ``None`` where the sweep goes on without a follower. A driver that dies is started again, ``MAX_RESTARTS`` times at
+    ``None`` where the sweep goes on without a follower. A job that dies is started again, ``MAX_RESTARTS`` times at
     most, each as an attempt of its own. Ctrl-C leaves the job alone. Raises ``ValueError`` where another sweep fills
     the store.
     """
@@ -75,14 +76,13 @@ def _follow(client: Client, spec: SweepSpec, order: Order, way: Way, job: SweepJ
             return STOPPED_STATUS
         if ended.status == "SUCCEEDED":
             return 0
-        if ended.exit_status in FINAL:
-            assert ended.exit_status is not None
+        if ended.exit_status is not None and ended.exit_status in {*FINAL, DIED}:
             return ended.exit_status
         reason = _reason(ended)
         if restart < MAX_RESTARTS:
             job, skip = live_job(client, order.store) or _submit(client, spec, order, way), 0
-            say(console, f"the driver died ({reason}); started again: job {job.job_id}")
-    say(console, f"the driver died {MAX_RESTARTS + 1} times, the last time with: {reason}")
+            say(console, f"the job died ({reason}); started again: job {job.job_id}")
+    say(console, f"{MAX_RESTARTS + 1} jobs died, the last one with: {reason}")
     return DIED
 
 

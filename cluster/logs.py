@@ -7,7 +7,8 @@ Knows where Ray keeps what its actors write, and the lines by which an actor tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from rich.console import Console
 
@@ -17,6 +18,9 @@ from cluster.reach import reached
 from cluster.target import RayAddress
 from sweeps.store import Store
 from trainer.prepare import default_cache
+
+if TYPE_CHECKING:
+    from cluster.jobs import Client
 
 MOST_ACTORS = 10_000
 TAIL_LINES = 2_000
@@ -55,24 +59,26 @@ def log_of(address: RayAddress, trial: str) -> Iterator[tuple[str, list[str]]]:
     """
     from cluster.jobs import connect
 
-    url = connect(address, default_cache()).get_address()
+    client = connect(address, default_cache())
     from ray.util.state import list_actors
 
     filters = [("class_name", "=", "Trial"), ("state", "=", "ALIVE")]
-    actors = list_actors(address=url, filters=filters, limit=MOST_ACTORS, detail=True)
+    actors = list_actors(address=client.get_address(), filters=filters, limit=MOST_ACTORS, detail=True)
     named = [actor for actor in actors if str(actor.repr_name).startswith(trial)]
     for actor in (*named, *(actor for actor in actors if actor not in named)):
-        own = list(_part_of(_lines(url, actor), trial))
+        own = list(_part_of(_lines(client, actor), trial))
         if own:
             yield f"{trial} on node {actor.node_id[:12]}, process {actor.pid}", own
 
 
-def _lines(url: str, actor: Any) -> Iterable[str]:
-    from ray.util.state import get_log
-
+def _lines(client: Client, actor: Any) -> Iterable[str]:
+    """The last lines that the actor's process has written, its errors after its output."""
     for suffix in ("out", "err"):
-        for chunk in get_log(address=url, actor_id=actor.actor_id, suffix=suffix, tail=TAIL_LINES):
-            yield from chunk.splitlines()
+        asked = urlencode({"actor_id": actor.actor_id, "suffix": suffix, "lines": TAIL_LINES})
+        # Ray's own get_log takes no web address of a dashboard, which is all that a tunnel gives.
+        answer = client._do_request("GET", f"/api/v0/logs/file?{asked}")
+        if answer.ok:
+            yield from answer.text.splitlines()
 
 
 def _part_of(lines: Iterable[str], trial: str) -> Iterator[str]:

@@ -22,10 +22,6 @@ FILE, SPEC_FILE = "order.json", "order-spec.yaml"
 PACKAGES = ("trainer", "analysis", "sweeps", "cluster")
 # Parts of names of variables that hold secrets: a job's environment can be read by all who see its dashboard.
 SECRET_WORDS = frozenset({"TOKEN", "SECRET", "KEY", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS", "AUTH"})
-DIED = 70
-"""A driver's exit status after an exception that nobody foresaw (``EX_SOFTWARE``)."""
-FINAL = frozenset({0, 1, 2, 3})
-"""A driver's exit statuses after which another start changes nothing."""
 STOP_SECONDS = 30
 """That a stopped driver has for checkpoints; Ray's default is 3."""
 OWN_MODULES = Path(__file__).parent.parent

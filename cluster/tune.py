@@ -153,6 +153,8 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._asked and not self._share.take(len(self._asked), self._num_slots):
             return None
+        if self.stopper.looks_at(self.meter):
+            return None
         running = {(study.key, assignment.spec.number) for study, assignment in self._asked.values()}
         study, number = next(self.agenda.ready(running), (None, 0))
         if study is not None:

@@ -179,7 +179,7 @@ def test_the_order_arrives_in_the_head_s_folder(tmp_path: Path) -> None:
     assert read_spec(order.spec).name == "fake"
     pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     [mount] = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "order"]
-    assert f"python -m cluster.inside {mount['mountPath']};" in job["spec"]["entrypoint"]
+    assert f"python -m cluster.keep cluster.inside {mount['mountPath']};" in job["spec"]["entrypoint"]
     assert {"name": "order", "configMap": {"name": config["metadata"]["name"]}} in pod["volumes"]
     [shared] = [volume for volume in pod["volumes"] if volume["name"] == "shared"]
     assert shared["persistentVolumeClaim"]["claimName"] == SHARED_CLAIM
