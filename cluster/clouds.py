@@ -5,6 +5,7 @@ Knows Ray's cluster launcher for clouds and our own for machines reached by ssh.
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import socket
 import subprocess
@@ -24,6 +25,8 @@ from cluster.local import access_token
 from cluster.order import OWN_MODULES
 from cluster.target import RayAddress
 
+NEEDS = {"aws": ("boto3", "boto3"), "gcp": ("googleapiclient", "google-api-python-client")}
+"""Module and package by which Ray's launcher speaks to a cloud."""
 TUNNEL_SECONDS = 90.0
 LOOK_SECONDS = 0.5
 TOKEN_MOUNT, SOURCE_MOUNT = "~/.isoflop/ray-token", "~/isoflop"
@@ -36,7 +39,10 @@ class ClusterOfFile:
 
     def __init__(self, path: Path, cache: Path) -> None:
         fields = read_cluster_file(path)
-        self._path, self._token = path, access_token(cache)
+        package = NEEDS.get(fields["provider"]["type"])
+        if package and importlib.util.find_spec(package[0]) is None:
+            raise ValueError(f"{path} needs {package[1]} on this machine: install it with 'pip install {package[1]}'")
+        self._token = access_token(cache)
         self._own = onprem.on_prem(fields, path) if fields["provider"]["type"] == ONPREM else None
         self._fields = fields
 

@@ -18,13 +18,13 @@ from cluster import tables
 from cluster.answers import cost_of, find_prepared, plan_of, say
 from cluster.bounds import Bounds
 from cluster.local import access_token
-from cluster.target import ClusterFile, Here, Kubernetes, RayAddress, read_target
+from cluster.target import ClusterFile, Here, Kubernetes, RayAddress, read_target, tunnel
 from sweeps.cost import Cost, Rates
 from sweeps.spec import SweepSpec
 from sweeps.store import Store
 from trainer.prepare import default_cache
 
-FILE_SYSTEMS = ("s3", "gs", "gcs", "abfs", "hdfs")
+FILE_SYSTEMS = ("s3", "gs", "gcs")
 DATA_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 WAIT_SECONDS = 300.0
 """For a machine that an autoscaler of a running cluster may bring."""
@@ -88,21 +88,20 @@ def _launch_here(spec: SweepSpec, wish: Wish, bounds: Bounds, console: Console) 
 
 
 def _launch_at(target: RayAddress, spec: SweepSpec, wish: Wish, console: Console) -> int:
-    from cluster.jobs import TUNNEL
-
     _say_cost(spec, None, wish, console)
     if target.crosses_a_network:
         say(
             console,
             f"the access token goes to {target.host} unencrypted: on a network that others use, open a tunnel with "
-            f"'{TUNNEL}' and give --on http://127.0.0.1:8265",
+            f"'{tunnel(target.address, target.host)}' and give --on at the port that it opens here",
         )
     if target.is_here:
         store = str(Path(wish.store or Path("stores") / spec.name).resolve())
         places, wait_seconds, python = (store, str(Path(wish.cache or default_cache()).resolve())), 0.0, sys.executable
     else:
         places, wait_seconds, python = shared_places(wish, spec), WAIT_SECONDS, "python"
-    return _submit(target, spec, wish, places, wait_seconds, python, console) or 0
+    status = _submit(target, spec, wish, places, wait_seconds, python, console)
+    return status or 0
 
 
 def _launch_in(target: ClusterFile, spec: SweepSpec, wish: Wish, console: Console) -> int:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from cluster.answers import find_prepared, say
 from cluster.dispatch import shared_place
+from cluster.local import ENVIRONMENT
 from cluster.probe import MARK, ORDER, ClusterFacts, Questions, ask_cluster
 from cluster.reach import reached
 from cluster.target import RayAddress
@@ -27,6 +28,7 @@ from sweeps.spec import SweepSpec
 from trainer.prepare import default_cache
 
 LOOK_SECONDS = 5
+VISIBLE = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 Verdict = Literal["good", "bad", "note"]
 
 
@@ -129,7 +131,8 @@ def _ask_by_job(client: Any, questions: Questions, target: RayAddress) -> Cluste
         (Path(name) / ORDER).write_text(json.dumps(asdict(questions)), encoding="utf-8")
         job_id = client.submit_job(
             entrypoint=shlex.join([sys.executable if target.is_here else "python", "-m", "cluster.probe"]),
-            runtime_env={"working_dir": name},
+            # Ray hides GPUs from a task that asks for none.
+            runtime_env={"working_dir": name, "env_vars": {VISIBLE: ENVIRONMENT[VISIBLE]}},
             metadata={"job_name": "isoflop doctor"},
         )
     follow(client, job_id, said.append)

@@ -6,6 +6,7 @@ Knows the order of these, and how a person or a cap stops it. Never knows how tr
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +21,7 @@ from cluster.bounds import CAPPED_STATUS, Bounds
 from cluster.driver import announce, driving
 from cluster.share import Share
 from cluster.status import SweepStatus, read_status
+from cluster.target import tunnel
 from cluster.view import watching
 from sweeps.plan import studies
 from sweeps.spec import SweepSpec
@@ -50,6 +52,8 @@ def own_ground(spec: SweepSpec, console: Console) -> Iterator[Ground]:
 
     with local_ray(default_cache()) as ray:
         say(console, f"dashboard: {ray.dashboard} (its token: {ray.token_file})")
+        if ray.dashboard:
+            say(console, f"from another machine: {tunnel(ray.dashboard, socket.gethostname())}")
         yield Ground(dashboard=ray.dashboard, share=Share())
 
 

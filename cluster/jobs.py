@@ -19,14 +19,14 @@ from typing import Any
 from cluster.local import access_token
 from cluster.order import PACKAGES, Order, job_environment, packed
 from cluster.share import SWEEP
-from cluster.target import RayAddress
+from cluster.target import RayAddress, tunnel
 from sweeps.spec import SweepSpec
 
 STORE, SPEC, ATTEMPT = "isoflop_store", "isoflop_spec", "isoflop_attempt"
 KEEPER, ENTRY = "cluster.keep", "cluster.inside"
 """Modules that a job runs: the driver, and what starts it again where it dies."""
+DASHBOARD = "http://127.0.0.1:8265"
 LIVE = frozenset({"PENDING", "RUNNING"})
-TUNNEL = "ssh -N -L 8265:127.0.0.1:8265 HEAD"
 LOST_SECONDS = 60.0
 """How long a follower tries to reach a cluster that does not answer."""
 RETRY_SECONDS = 1.0
@@ -92,7 +92,7 @@ def connect(target: RayAddress, cache: Path) -> Client:
         mend = (
             "start one with 'ray start --head', or leave --on out"
             if target.is_here
-            else f"check that it is up, or open a tunnel with '{TUNNEL}' and give --on http://127.0.0.1:8265"
+            else f"check that it is up, or open a tunnel with '{tunnel(DASHBOARD, 'HEAD')}' and give --on {DASHBOARD}"
         )
         raise ValueError(f"--on is {target.address!r}, and no Ray answers there: {mend}") from error
 

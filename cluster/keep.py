@@ -6,6 +6,7 @@ Standard library only. Never knows what a driver does.
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ MAX_DEATHS = 4
 LONG_SECONDS = 600.0
 """A driver that lived so long did not die of what it was started with."""
 PAUSE_SECONDS = 2.0
+PR_SET_PDEATHSIG = 1
+"""``linux/prctl.h``"""
 
 
 def keep(command: Sequence[str]) -> int:
@@ -37,7 +40,8 @@ def keep(command: Sequence[str]) -> int:
     try:
         while True:
             started = time.monotonic()
-            status = subprocess.Popen(command).wait()
+            # A driver that outlived its keeper would hold the store against the next one.
+            status = subprocess.Popen(command, preexec_fn=_die_with_parent).wait()
             if status in FINAL or stopped:
                 return status if status >= 0 else 128 - status
             deaths = 1 if time.monotonic() - started > LONG_SECONDS else deaths + 1
@@ -50,6 +54,11 @@ def keep(command: Sequence[str]) -> int:
             time.sleep(PAUSE_SECONDS)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

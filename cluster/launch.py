@@ -53,6 +53,7 @@ def launch_on(client: Client, spec: SweepSpec, order: Order, way: Way, *, detach
         _refuse_another(job, spec)
         say(console, f"already at work: job {job.job_id}")
         past = client.get_job_logs(job.job_id)
+    say(console, f"dashboard: {client.get_address()}")
     if detach:
         say(console, _ways_back(spec, way))
         return None

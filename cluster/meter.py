@@ -6,7 +6,7 @@ Knows when trials start and stop, on how many devices, and the caps. Never knows
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cluster.bounds import Bounds
 
@@ -14,18 +14,30 @@ from cluster.bounds import Bounds
 class Meter:
     """Adds up device seconds over the rows of a store and the life of a driver."""
 
-    def __init__(self, bounds: Bounds, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        bounds: Bounds,
+        unrecorded: Mapping[str, float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``unrecorded`` is what a former driver had seen of trials that have no row."""
         self._bounds, self._clock = bounds, clock
         self._recorded = 0.0
         self._since: dict[str, tuple[float, float]] = {}
-        self._unrecorded: dict[str, float] = {}
+        self._unrecorded = dict(unrecorded or {})
 
     @property
     def device_seconds(self) -> float:
-        """A trial that was interrupted counts with what this driver saw of it, until its row says more."""
-        now = self._clock()
-        running = sum(devices * (now - since) for since, devices in self._since.values())
-        return self._recorded + sum(self._unrecorded.values()) + running
+        """A trial that was interrupted counts with what drivers saw of it, until its row says more."""
+        return self._recorded + sum(self.unrecorded.values())
+
+    @property
+    def unrecorded(self) -> dict[str, float]:
+        """Device seconds of the trials that have no row, by trial: those that run, and those that were interrupted."""
+        now, seen = self._clock(), dict(self._unrecorded)
+        for trial_id, (since, devices) in self._since.items():
+            seen[trial_id] = seen.get(trial_id, 0.0) + devices * (now - since)
+        return seen
 
     def starts(self, trial_id: str, num_devices: float) -> None:
         """It runs now, on so many devices."""

@@ -59,6 +59,12 @@ class Kubernetes:
 Target = Here | RayAddress | ClusterFile | Kubernetes
 
 
+def tunnel(dashboard: str, host: str) -> str:
+    """What a person types on another machine to see a dashboard that is on ``host``'s loopback."""
+    port = urlsplit(dashboard).port or 8265
+    return f"ssh -N -L {port}:127.0.0.1:{port} {host}"
+
+
 def read_target(on: str | None) -> Target:
     """The target of ``--on``. Raises ``ValueError`` where it has none of the forms."""
     if on is None:

@@ -42,6 +42,8 @@ from trainer.trial import Placement, TrialFiles, TrialSpec, TrialState
 DEATHS = 5
 """Deaths of a trial's process in a row, without progress between, after which it is FAILED: it would never end."""
 PROGRESS_SECONDS = 0.5
+METER_SECONDS = 30.0
+"""Device time that a driver's death may leave uncounted."""
 FACTS = ("state", "loss", "booked_flops", "seconds", "device_seconds")
 """What progress needs of a row, beside its spec."""
 
@@ -78,12 +80,15 @@ def run(
     disk is full, the store cannot be written) and where the store has rows of other studies.
     """
     num_slots = _num_slots(resources)
-    search = _Search(studies, prepared, store, resources, train, num_slots, Meter(bounds), share)
+    search = _Search(
+        studies, prepared, store, resources, train, num_slots, Meter(bounds, store.read_unrecorded()), share
+    )
     on_progress(search.tracker.snapshot())
     if search.agenda.remaining and not search.stopper.looks_at(search.meter):
         with _scratch(store.root) as scratch, search.stopper.on_signals():
             _tune(search, on_progress, scratch, resources, num_slots)
         search.look_again()
+        store.write_unrecorded(search.meter.unrecorded)
     if search.stopper.halted:
         raise ValueError(search.stopper.halted)
     if resources.keep_weights == "best":
@@ -186,6 +191,13 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         for _, assignment in self._asked.values():
             self._look(assignment.spec)
 
+    def note_unrecorded(self) -> None:
+        """Keep the device time of trials without a row where the next driver finds it."""
+        try:
+            self._store.write_unrecorded(self.meter.unrecorded)
+        except StoreError as broken:
+            self.stopper.halted = str(broken)
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing is kept: the store is the only memory."""
 
@@ -246,7 +258,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]  # Ray ships no types
 
     def __init__(self, search: _Search, on_progress: Report) -> None:
         self._search, self._on_progress = search, on_progress
-        self._told = time.monotonic()
+        self._told = self._noted = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         assignment: Assignment = trial.config["assignment"]
@@ -264,6 +276,9 @@ class _Watch(tune.Callback):  # type: ignore[misc]  # Ray ships no types
             self._on_progress(self._search.tracker.snapshot())
             self._search.stopper.looks_at(self._search.meter)
             self._told = time.monotonic()
+        if time.monotonic() - self._noted >= METER_SECONDS:
+            self._search.note_unrecorded()
+            self._noted = time.monotonic()
 
 
 class _Stopper(tune.Stopper):  # type: ignore[misc]  # Ray ships no types

@@ -67,3 +67,15 @@ def test_a_stopped_driver_is_not_started_again(tmp_path: Path) -> None:
     driver.terminate()
     assert process.wait(timeout=30) == 143
     assert starts(tmp_path) == 1
+
+
+def test_a_driver_does_not_outlive_its_keeper(tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(child(tmp_path, "time.sleep(60)")[2])
+    process = subprocess.Popen([sys.executable, "-m", "cluster.keep", "waiting"], cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "starts").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    [driver] = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs([driver], timeout=20)[1] == []

@@ -27,7 +27,7 @@ from tests.cluster.head import Head, end_group, head
 from tests.cluster.launcher import WAY
 from tests.cluster.sweep import SPEC, make_world, same_rows
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 240
 T = TypeVar("T")
 UNBOUNDED = Bounds()
 # Processes used again: each trial would wait seconds for its own.
@@ -81,6 +81,7 @@ def test_a_sweep_is_submitted_left_found_and_followed_to_its_end(client: jobs.Cl
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_driver_that_is_killed_is_started_again_and_nothing_is_lost(client: jobs.Client, tmp_path: Path) -> None:
     order = order_for(tmp_path, seconds=1.0)
     with Launcher(client, order) as launcher:
@@ -100,6 +101,7 @@ def test_a_driver_that_is_killed_is_started_again_and_nothing_is_lost(client: jo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_ctrl_c_leaves_the_sweep_alone_and_stop_ends_it(client: jobs.Client, tmp_path: Path) -> None:
     order = order_for(tmp_path, seconds=0.3, faults={"full/0": "slow"})
     with Launcher(client, order) as launcher:
@@ -125,19 +127,19 @@ def test_ctrl_c_leaves_the_sweep_alone_and_stop_ends_it(client: jobs.Client, tmp
 
 
 def test_a_cap_ends_the_sweep_with_a_status_of_its_own(client: jobs.Client, tmp_path: Path) -> None:
-    # Each row says one device second: the third reaches the cap, whatever else runs then.
-    order = order_for(tmp_path, seconds=0.2, bounds=Bounds(max_cost=3 / 3600, price_per_hour=1.0))
+    # Each row says one device second: three rows reach the cap, while twenty trials more could be started.
+    many = LAUNCHED.replace("trials: 3", "trials: 12")
+    bounds = Bounds(max_cost=3 / 3600, price_per_hour=1.0)
+    order = replace(order_for(tmp_path, seconds=0.1, bounds=bounds), spec=many)
     status, told = send(client, order, detach=False)
-    assert status == 3
+    assert status == 3, told
     assert "--max-cost is 0.000833333" in told and "every row is kept" in told
-    assert 0 < num_rows(order) < NUM_TRIALS
+    before = num_rows(order)
+    assert 0 < before < 24
     ended = jobs.sweep_jobs(client)[-1]
     assert (ended.status, ended.exit_status, ended.attempt) == ("FAILED", 3, 1)
-    before = num_rows(order)
-    assert send(client, order, detach=False)[0] == 3
-    assert num_rows(order) == before, "a reached cap lets nothing start"
-    assert send(client, replace(order, bounds=Bounds()), detach=False)[0] == 0
-    same_rows(Store.open(Path(order.store)).read_trials(), LAUNCHED)
+    status, told = send(client, order, detach=False)
+    assert (status, num_rows(order)) == (3, before), f"a reached cap lets nothing start: {told}"
 
 
 def test_a_store_has_one_job(client: jobs.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +202,7 @@ def test_the_doctor_asks_every_machine_by_a_job(client: jobs.Client, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_sweeps_share_the_slots(client: jobs.Client, tmp_path: Path) -> None:
     """The first takes both slots; the second gets one of them while the first still runs, and both end."""
     many = LAUNCHED.replace("trials: 3", "trials: 20")

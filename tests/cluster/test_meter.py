@@ -19,7 +19,7 @@ class Clock:
 
 def test_rows_and_what_runs_count_each_device_once() -> None:
     clock = Clock()
-    meter = Meter(Bounds(), clock)
+    meter = Meter(Bounds(), clock=clock)
     meter.records("from an earlier life", 50.0)
     meter.starts("a", 0.5)
     meter.starts("b", 4.0)
@@ -32,7 +32,7 @@ def test_rows_and_what_runs_count_each_device_once() -> None:
 
 def test_time_that_died_with_a_process_stays_spent_until_the_row_counts_more() -> None:
     clock = Clock()
-    meter = Meter(Bounds(), clock)
+    meter = Meter(Bounds(), clock=clock)
     meter.starts("a", 2.0)
     clock.now += 10
     meter.stops("a")
@@ -47,9 +47,27 @@ def test_time_that_died_with_a_process_stays_spent_until_the_row_counts_more() -
     assert meter.device_seconds == 25
 
 
+def test_what_a_former_driver_saw_counts_until_the_row_does() -> None:
+    clock = Clock()
+    former = Meter(Bounds(), clock=clock)
+    former.starts("a", 2.0)
+    former.starts("b", 1.0)
+    clock.now += 10
+    former.records("b", 10.0)
+    assert former.unrecorded == {"a": 20.0}
+    meter = Meter(Bounds(), former.unrecorded, clock)
+    meter.records("b", 10.0)
+    assert meter.device_seconds == 30
+    meter.starts("a", 1.0)
+    clock.now += 5
+    assert meter.device_seconds == 35
+    meter.records("a", 26.0)
+    assert meter.device_seconds == 36
+
+
 def test_a_cap_is_reached_at_its_value() -> None:
     clock = Clock()
-    meter = Meter(Bounds(max_gpu_hours=2.0, max_cost=9.0, price_per_hour=3.0), clock)
+    meter = Meter(Bounds(max_gpu_hours=2.0, max_cost=9.0, price_per_hour=3.0), clock=clock)
     meter.starts("a", 2.0)
     clock.now += 3599
     assert meter.reached() == ""
