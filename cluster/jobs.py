@@ -30,6 +30,8 @@ LIVE = frozenset({"PENDING", "RUNNING"})
 LOST_SECONDS = 60.0
 """How long a follower tries to reach a cluster that does not answer."""
 RETRY_SECONDS = 1.0
+READY_SECONDS = 60.0
+"""How long a head that was just started may refuse jobs."""
 STOP_PATIENCE_SECONDS = 45.0
 
 Client = Any
@@ -123,28 +125,22 @@ def submit(
     ``names`` are the variables of this environment that go along, ``python`` the interpreter on the head. The driver
     asks for no resources, so that Ray runs it on the head, which is no spot machine.
     """
-    attempt = 1 + max((job.attempt for job in sweep_jobs(client) if job.store == order.store), default=0)
-    job_id = f"{spec.name}-{hashlib.sha256(order.store.encode()).hexdigest()[:6]}-{attempt}"
+    deadline = time.monotonic() + READY_SECONDS
     with packed(order, packages) as folder:
-        try:
-            client.submit_job(
-                entrypoint=shlex.join([python, "-m", KEEPER, entry]),
-                submission_id=job_id,
-                runtime_env={"working_dir": str(folder), "env_vars": job_environment(order, names)},
-                metadata={
-                    "job_name": spec.name,
-                    SWEEP: spec.name,
-                    STORE: order.store,
-                    SPEC: spec.hash,
-                    ATTEMPT: str(attempt),
-                },
-            )
-        except RuntimeError:
-            # Two launchers at once ask for the same id, and Ray gives it to one.
-            if faster := live_job(client, order.store):
-                return faster
-            raise
-    return job_of(client, job_id)
+        runtime_env = {"working_dir": str(folder), "env_vars": job_environment(order, names)}
+        while True:
+            try:
+                return job_of(
+                    client, _submit(client, spec, order, runtime_env, shlex.join([python, "-m", KEEPER, entry]))
+                )
+            except RuntimeError:
+                # Two launchers at once ask for the same id, and Ray gives it to one. A head that has just started
+                # takes no jobs for a while.
+                if faster := live_job(client, order.store):
+                    return faster
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_SECONDS)
 
 
 def job_of(client: Client, job_id: str) -> SweepJob:
@@ -196,6 +192,15 @@ def stop_job(client: Client, job: SweepJob) -> SweepJob:
     while (now := job_of(client, job.job_id)).is_live and time.monotonic() < deadline:
         time.sleep(RETRY_SECONDS / 2)
     return now
+
+
+def _submit(client: Client, spec: SweepSpec, order: Order, runtime_env: dict[str, Any], entrypoint: str) -> str:
+    """Ask for the next attempt of the store; its job's id."""
+    attempt = 1 + max((job.attempt for job in sweep_jobs(client) if job.store == order.store), default=0)
+    job_id = f"{spec.name}-{hashlib.sha256(order.store.encode()).hexdigest()[:6]}-{attempt}"
+    metadata = {"job_name": spec.name, SWEEP: spec.name, STORE: order.store, SPEC: spec.hash, ATTEMPT: str(attempt)}
+    client.submit_job(entrypoint=entrypoint, submission_id=job_id, runtime_env=runtime_env, metadata=metadata)
+    return job_id
 
 
 def _sweep_job(job: Any) -> SweepJob:

@@ -23,6 +23,8 @@ from pathlib import Path
 from cluster.local import ENVIRONMENT, access_token
 
 PATIENCE_SECONDS = 90
+CACHE = Path(tempfile.gettempdir()) / "isoflop-tests"
+"""With the token of every Ray that tests start: a process reads its token once."""
 PORTS = (
     "port",
     "dashboard-port",
@@ -46,8 +48,8 @@ class Head:
 
 @contextmanager
 def head(folder: Path, num_cpus: int = 2) -> Iterator[Head]:
-    """A head that answers; gone at the end. Its token lies in ``folder``."""
-    token_file = access_token(folder)
+    """A head that answers; gone at the end. Its log lies in ``folder``."""
+    token_file = access_token(CACHE)
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     # Sockets have short names, and pytest's folders have long ones.
     temporary = Path(tempfile.mkdtemp(prefix="head-", dir="/tmp"))
