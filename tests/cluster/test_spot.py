@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from cluster.spot import aws_takes_it, gcp_takes_it, watch
 DRAINS = (
     "import signal, sys, time, pathlib\n"
     "def drain(*_):\n    pathlib.Path(sys.argv[1]).write_text('drained'); sys.exit(7)\n"
-    "signal.signal(signal.SIGTERM, drain); time.sleep(60)"
+    "signal.signal(signal.SIGTERM, drain); pathlib.Path(sys.argv[1] + '.ready').touch(); time.sleep(60)"
 )
 
 
@@ -71,9 +70,13 @@ def test_a_notice_is_seen_when_it_is_there(takes_it) -> None:  # type: ignore[no
 
 def test_at_a_notice_what_runs_is_asked_to_drain_once(tmp_path: Path) -> None:
     with metadata() as address:
-        threading.Timer(1.0, lambda: setattr(Metadata, "taken", True)).start()
         command = [sys.executable, "-c", DRAINS, str(tmp_path / "said")]
-        assert watch(command, partial(aws_takes_it, address), look_seconds=0.2) == 7
+
+        def taken_once_it_runs() -> bool:
+            Metadata.taken = (tmp_path / "said.ready").exists()
+            return aws_takes_it(address)
+
+        assert watch(command, taken_once_it_runs, look_seconds=0.2) == 7
     assert (tmp_path / "said").read_text() == "drained"
 
 
@@ -91,9 +94,9 @@ def test_a_shutdown_of_the_machine_is_handed_on(tmp_path: Path) -> None:
     )
     code += ", lambda: False, look_seconds=0.2))"
     process = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and process.poll() is None and not said.exists():
-        time.sleep(0.5)
-        process.terminate()
+    deadline = time.monotonic() + 60
+    while not Path(f"{said}.ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
     assert process.wait(timeout=20) == 7
     assert said.read_text() == "drained"
