@@ -9,8 +9,8 @@ INSTALLED := $(VENV)/.installed
 sweep: $(INSTALLED)  ## run the quickstart sweep and print its recommendation
 	$(BIN)/isoflop launch quickstart
 
-test: $(INSTALLED)  ## everything that takes less than minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: $(INSTALLED)  ## everything that takes less than minutes; files of tests two at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(INSTALLED)  ## what takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -46,8 +46,23 @@ app = typer.Typer(
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or a preset's name.")]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A store's folder, or a sweep's name.")]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", metavar="PATH", help="Where results go (default: ./stores/<sweep name>).")
+    str | None, typer.Option("--store", metavar="PATH", help="Where results go (default: ./stores/<sweep name>).")
 ]
+OnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="TARGET",
+        help="http://HEAD:8265, ray://HEAD:10001, auto (a Ray on this machine), a cluster file, or kuberay.",
+    ),
+]
+DeviceOption = Annotated[str | None, typer.Option(metavar="GPU", help="Such as H100: what hours and money are of.")]
+PriceOption = Annotated[float | None, typer.Option(metavar="P", help="Of an hour of one device.")]
+MfuOption = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Of the device's peak (default: as measured, else 0.35).")
+]
+MaxHoursOption = Annotated[float | None, typer.Option(metavar="H", help="End the sweep at so many GPU-hours.")]
+MaxCostOption = Annotated[float | None, typer.Option(metavar="M", help="End the sweep at this cost of GPU-hours.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Machine-readable on standard output, everything else on standard error.")
 ]
@@ -87,36 +102,165 @@ def data(
 
 
 @app.command(no_args_is_help=True)
-def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
-    """Show what a sweep would run, and what it leaves out and why."""
+def plan(
+    spec: SpecArgument,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="STORE", help="Take measured speeds from this store's rows.")
+    ] = None,
+    device: DeviceOption = None,
+    price: PriceOption = None,
+    mfu: MfuOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a sweep would run and cost, and what it leaves out and why."""
     from cluster import tables
+    from cluster.answers import cost_of
+    from sweeps.cost import Rates
     from sweeps.spec import read_spec
 
     read = read_spec(spec)
     planned = plan_of(read, find_prepared(read))
+    rates = Rates(device=device, price_per_hour=price, mfu=mfu)
+    cost = cost_of(read, planned, rates, _open(store) if store else None)
     if as_json:
-        _print_json(tables.plan_record(read.name, planned))
+        _print_json(tables.plan_record(read.name, planned, cost))
     else:
-        _console().print(tables.plan_view(read.name, planned))
+        _console().print(tables.plan_view(read.name, planned, cost))
 
 
 @app.command(no_args_is_help=True)
-def launch(spec: SpecArgument, store: StoreOption = None) -> None:
-    """Run a sweep on this machine, and say what it means."""
-    from cluster.drive import drive
+def launch(
+    spec: SpecArgument,
+    store: StoreOption = None,
+    on: OnOption = None,
+    detach: Annotated[bool, typer.Option("--detach", help="On a cluster: do not follow the log.")] = False,
+    max_gpu_hours: MaxHoursOption = None,
+    max_cost: MaxCostOption = None,
+    device: DeviceOption = None,
+    price: PriceOption = None,
+    mfu: MfuOption = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="On a cluster: data and models (default: cache, beside the store)."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME", help="On a cluster: send this variable along; repeatable."),
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="On a cluster: interpreter on its head (default: python).")
+    ] = None,
+    image: Annotated[str | None, typer.Option(metavar="NAME", help="For kuberay: container image of all pods.")] = None,
+    down: Annotated[
+        bool, typer.Option("--down", help="Of a cluster file: take the cluster away when the sweep has ended.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Of kuberay or a cluster file: check and print, start nothing.")
+    ] = False,
+) -> None:
+    """Run a sweep, here or on a cluster, and say what it means."""
+    from cluster import dispatch
+    from sweeps.cost import Rates
     from sweeps.spec import read_spec
 
-    read = read_spec(spec)
-    drive(read, store or Path("stores") / read.name, _console())
+    wish = dispatch.Wish(
+        on=on,
+        store=store,
+        cache=cache,
+        detach=detach,
+        down=down,
+        dry_run=dry_run,
+        names=tuple(env or ()),
+        python=python,
+        image=image,
+        rates=Rates(device=device, price_per_hour=price, mfu=mfu),
+        max_gpu_hours=max_gpu_hours,
+        max_cost=max_cost,
+    )
+    sys.exit(dispatch.launch(read_spec(spec), wish, _console()))
 
 
 @app.command(no_args_is_help=True)
-def resume(store: StoreArgument) -> None:
-    """Go on with a sweep that was stopped or died."""
+def resume(
+    store: StoreArgument,
+    max_gpu_hours: MaxHoursOption = None,
+    max_cost: MaxCostOption = None,
+    price: PriceOption = None,
+) -> None:
+    """Go on, on this machine, with a sweep that was stopped, died or reached a cap."""
+    from cluster.bounds import Bounds
     from cluster.drive import drive
 
     opened = _open(store)
-    drive(opened.spec, opened.root, _console())
+    bounds = Bounds(max_gpu_hours=max_gpu_hours, max_cost=max_cost, price_per_hour=price)
+    drive(opened.spec, opened.root, _console(), bounds=bounds)
+
+
+@app.command("list")
+def list_sweeps(
+    on: OnOption = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="PATH", help="A folder of stores (default: ./stores).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the sweeps of a cluster, and those whose stores lie in a folder."""
+    from cluster import listing
+
+    jobs = listing.jobs_on(on) if on else None
+    stores = listing.stores_in(root or Path("stores")) if root or not on else None
+    if as_json:
+        _print_json(listing.record(jobs, stores))
+    else:
+        _console().print(listing.view(jobs, stores))
+
+
+@app.command(no_args_is_help=True)
+def stop(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, its store, or a job's id.")],
+    on: OnOption = None,
+) -> None:
+    """Stop a sweep that runs; nothing is lost."""
+    from cluster import stopping
+
+    say(_console(), stopping.stop(sweep, on))
+
+
+@app.command(no_args_is_help=True)
+def logs(
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, or the start of it.")],
+    store: Annotated[str, typer.Option("--store", metavar="STORE", help="The store it belongs to.")],
+    on: OnOption = None,
+) -> None:
+    """Show what a trial's process has written, while it runs, or how the trial ended."""
+    from cluster import logs as trial_logs
+
+    trial_logs.show(_open(store), trial, on, _console())
+
+
+@app.command()
+def doctor(
+    on: OnOption = None,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="PATH", help="The store of a sweep to come, on this target.")
+    ] = None,
+    spec: Annotated[
+        str | None,
+        typer.Option("--spec", metavar="SPEC", help="Also ask whether this sweep's data and models are there."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that a Ray, its machines and its storage are fit for a sweep."""
+    from cluster.doctor import examine, is_well, record, view
+    from sweeps.spec import read_spec
+
+    console = _console(err=as_json)
+    findings = examine(on, store, read_spec(spec) if spec else None, console)
+    if as_json:
+        _print_json(record(findings))
+    else:
+        console.print(view(findings))
+    sys.exit(0 if is_well(findings) else 1)
 
 
 @app.command(no_args_is_help=True)

@@ -32,6 +32,7 @@ from trainer.trial import CurvePoint, Placement, Spending, Stopped, TrialFiles, 
 Train = Callable[[TrialSpec, Placement, TrialFiles, Callable[[CurvePoint], None]], TrialResult]
 
 TRAIN = "trainer.loop:train"
+BEGINS, LEAVES = "isoflop: this process begins", "isoflop: this process leaves"
 REPORT_SECONDS = 1.0
 ERROR_LINES = 12
 FULL_DISK_BYTES = 2**20
@@ -105,6 +106,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
         raise AssertionError("trials keep their own checkpoints; Tune is never asked for one")
 
     def _work(self) -> None:
+        trial_id = self._assignment.spec.trial_id
+        # A process may serve many trials: its log is told apart by these lines.
+        print(f"{BEGINS} {trial_id}", flush=True)
         try:
             run_trial(self._assignment, self._report)
         except Stopped:
@@ -112,6 +116,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
         except Exception as error:  # a thread's exception is lost otherwise; the next step raises it
             self._error = error
         finally:
+            print(f"{LEAVES} {trial_id}", flush=True)
             self._ended.set()
 
     def _report(self, point: CurvePoint) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from analysis.frontier import Frontier
     from analysis.lifetime import Service
     from analysis.recommend import Recommendation
+    from sweeps.cost import Cost, Rates
     from sweeps.plan import Plan
     from sweeps.spec import SweepSpec
     from sweeps.store import Store
@@ -83,6 +84,16 @@ def plan_of(spec: SweepSpec, prepared: Prepared | None) -> Plan:
         pairs_per_epoch=prepared.manifest.pairs_per_epoch,
     )
     return plan_cells(spec, facts, {name: model.shape for name, model in prepared.models.items()})
+
+
+def cost_of(spec: SweepSpec, planned: Plan, rates: Rates, store: Store | None) -> Cost | None:
+    """What the plan costs on GPUs; ``None`` for a sweep on CPUs, unless a device is asked about."""
+    if not spec.resources.gpus_per_trial and rates.device is None:
+        return None
+    from sweeps.columns import SCHEMA
+    from sweeps.cost import cost
+
+    return cost(planned, rates, store.read_trials(strict=False) if store else SCHEMA.empty_table().to_pandas())
 
 
 def prepared_of(store: Store) -> Prepared:

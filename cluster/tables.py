@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.status import SweepStatus
+from sweeps.cost import Cost
 from sweeps.plan import LeftOut, Plan, PlannedCell
 from trainer.data import DataManifest, Origin, SideStatistics
 from trainer.prepare import Prepared
@@ -22,22 +23,25 @@ from trainer.trial import TrialState, format_flops
 MOST_FAILURES = 10
 
 
-def plan_view(name: str, plan: Plan) -> RenderableType:
-    """Every cell, what is left out and why, and the totals."""
+def plan_view(name: str, plan: Plan, cost: Cost | None = None) -> RenderableType:
+    """Every cell, what is left out and why, the totals, and what they cost."""
     parts: list[RenderableType] = [Text(assumption) for assumption in assumptions(plan)]
     if plan.cells:
         parts.append(_plan_table(plan.cells))
     if plan.left_out:
         parts += [Text(""), Text(f"left out: {len(plan.left_out)} cells"), _left_out_table(plan.left_out)]
-    return Group(*parts, Text(""), plan_summary(name, plan))
+    if cost:
+        parts += [Text(""), _cost_table(plan, cost)]
+    return Group(*parts, Text(""), plan_summary(name, plan, cost))
 
 
-def plan_summary(name: str, plan: Plan) -> Text:
-    """The totals in a sentence."""
+def plan_summary(name: str, plan: Plan, cost: Cost | None = None) -> Text:
+    """The totals in a sentence, and what they cost in another."""
     total = plan.total
     left_out = f"; {len(plan.left_out)} cells are left out (isoflop plan says why)" if plan.left_out else ""
     trials = f"{total.num_trials} trials in {total.num_cells} cells"
-    return Text(f"sweep {name}: {trials}, {format_flops(total.flops)} FLOPs{left_out}")
+    paid = f"\nthat is {cost.sentence()}" if cost else ""
+    return Text(f"sweep {name}: {trials}, {format_flops(total.flops)} FLOPs{left_out}{paid}")
 
 
 def assumptions(plan: Plan) -> tuple[str, ...]:
@@ -52,7 +56,7 @@ def assumptions(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def plan_record(name: str, plan: Plan) -> dict[str, Any]:
+def plan_record(name: str, plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
     """The plan as plain values, for JSON."""
     return {
         "sweep": name,
@@ -82,6 +86,7 @@ def plan_record(name: str, plan: Plan) -> dict[str, Any]:
             for out in plan.left_out
         ],
         "total": asdict(plan.total),
+        "cost": cost.to_dict() if cost else None,
     }
 
 
@@ -213,6 +218,18 @@ def _plan_table(cells: Iterable[PlannedCell]) -> Table:
             str(planned.num_trials),
             format_flops(planned.flops),
         )
+    return table
+
+
+def _cost_table(plan: Plan, cost: Cost) -> Table:
+    from analysis.hardware import amount  # brings pandas, which a status does without
+
+    table = _table("", "budget", "trials", "GPU-hours", "money")
+    price = cost.hardware.price_per_hour
+    for budget, part in plan.budgets.items():
+        hours = cost.hours[budget]
+        money = "" if price is None else amount(hours * price)
+        table.add_row(format_flops(budget), str(part.num_trials), amount(hours), money)
     return table
 
 

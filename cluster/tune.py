@@ -25,8 +25,11 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from cluster.actor import TRAIN, Assignment, Trial, failed
+from cluster.bounds import Bounds
+from cluster.meter import Meter
 from cluster.placement import Machine, largest_step_tokens, place
 from cluster.progress import Report, SweepProgress, Tracker
+from cluster.share import Share
 from sweeps.plan import Study
 from sweeps.search import Agenda, Finished
 from sweeps.spec import Resources
@@ -39,8 +42,12 @@ from trainer.trial import Placement, TrialFiles, TrialSpec, TrialState
 DEATHS = 5
 """Deaths of a trial's process in a row, without progress between, after which it is FAILED: it would never end."""
 PROGRESS_SECONDS = 0.5
-FACTS = ("state", "loss", "booked_flops", "seconds")
+METER_SECONDS = 30.0
+"""Device time that a driver's death may leave uncounted."""
+FACTS = ("state", "loss", "booked_flops", "seconds", "device_seconds")
 """What progress needs of a row, beside its spec."""
+
+UNBOUNDED, WHOLE = Bounds(), Share()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +57,8 @@ class Outcome:
     progress: SweepProgress
     stopped_by: signal.Signals | None
     """The signal that ended it early."""
+    capped: str = ""
+    """Which cap ended it early, in words for a person."""
 
 
 def run(
@@ -59,21 +68,27 @@ def run(
     resources: Resources,
     on_progress: Report,
     *,
+    bounds: Bounds = UNBOUNDED,
+    share: Share = WHOLE,
     train: str = TRAIN,
 ) -> Outcome:
     """Run every trial of ``studies`` that has no row in ``store``; each ends as one row.
 
-    ``on_progress`` is called about twice a second. SIGINT and SIGTERM end it early and cleanly, a second one at once.
+    ``on_progress`` is called about twice a second. SIGINT and SIGTERM end it early and cleanly, a second one at once;
+    ``bounds`` do so when a cap is reached. ``share`` says what other sweeps on the same Ray leave to this one.
     ``train`` names the training function as ``module:function``. Raises ``ValueError`` where no trial can go on (the
     disk is full, the store cannot be written) and where the store has rows of other studies.
     """
     num_slots = _num_slots(resources)
-    search = _Search(studies, prepared, store, resources, train, num_slots)
+    search = _Search(
+        studies, prepared, store, resources, train, num_slots, Meter(bounds, store.read_unrecorded()), share
+    )
     on_progress(search.tracker.snapshot())
-    if search.agenda.remaining:
+    if search.agenda.remaining and not search.stopper.looks_at(search.meter):
         with _scratch(store.root) as scratch, search.stopper.on_signals():
             _tune(search, on_progress, scratch, resources, num_slots)
         search.look_again()
+        store.write_unrecorded(search.meter.unrecorded)
     if search.stopper.halted:
         raise ValueError(search.stopper.halted)
     if resources.keep_weights == "best":
@@ -81,8 +96,9 @@ def run(
         drop_worse_weights(store)
     progress = search.tracker.snapshot()
     on_progress(progress)
-    assert search.stopper.signal or progress.num_rows == progress.num_trials, "Tune ended before the sweep did"
-    return Outcome(progress=progress, stopped_by=search.stopper.signal)
+    stopper, is_done = search.stopper, progress.num_rows == progress.num_trials
+    assert stopper.signal or stopper.capped or is_done, "Tune ended before the sweep did"
+    return Outcome(progress=progress, stopped_by=stopper.signal, capped="" if is_done else stopper.capped)
 
 
 def _tune(search: _Search, on_progress: Report, scratch: Path, resources: Resources, num_slots: int) -> None:
@@ -118,8 +134,12 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         resources: Resources,
         train: str,
         num_slots: int,
+        meter: Meter,
+        share: Share,
     ) -> None:
         super().__init__()
+        self.meter = meter
+        self._share, self._num_slots = share, num_slots
         self.agenda = Agenda(studies)
         self.tracker = Tracker(studies, num_slots)
         self.stopper = _Stopper()
@@ -136,6 +156,10 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
             self._take(TrialSpec.from_json(spec), *facts)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._asked and not self._share.take(len(self._asked), self._num_slots):
+            return None
+        if self.stopper.looks_at(self.meter):
+            return None
         running = {(study.key, assignment.spec.number) for study, assignment in self._asked.values()}
         study, number = next(self.agenda.ready(running), (None, 0))
         if study is not None:
@@ -166,6 +190,13 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         """Take the rows of trials that ended while Tune was stopping."""
         for _, assignment in self._asked.values():
             self._look(assignment.spec)
+
+    def note_unrecorded(self) -> None:
+        """Keep the device time of trials without a row where the next driver finds it."""
+        try:
+            self._store.write_unrecorded(self.meter.unrecorded)
+        except StoreError as broken:
+            self.stopper.halted = str(broken)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing is kept: the store is the only memory."""
@@ -206,12 +237,17 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def _look(self, spec: TrialSpec) -> None:
         self.tracker.stops(spec)
+        self.meter.stops(spec.trial_id)
         if self._store.has(spec.trial_id):
             row = self._store.read_trial(spec.trial_id)
-            loss = row.metrics.loss if row.metrics else math.nan
-            self._take(spec, row.state, loss, row.spending.booked_flops, row.spending.seconds)
+            loss, seconds = row.metrics.loss if row.metrics else math.nan, row.spending.seconds
+            device_seconds = seconds * row.placement.num_devices
+            self._take(spec, row.state, loss, row.spending.booked_flops, seconds, device_seconds)
 
-    def _take(self, spec: TrialSpec, state: str, loss: float, booked_flops: int, seconds: float) -> None:
+    def _take(
+        self, spec: TrialSpec, state: str, loss: float, booked_flops: int, seconds: float, device_seconds: float
+    ) -> None:
+        self.meter.records(spec.trial_id, float(device_seconds))
         ended = Finished(spec=spec, state=TrialState(state), loss=None if math.isnan(loss) else float(loss))
         self.agenda.tell(ended)
         self.tracker.records(ended, booked_flops=int(booked_flops), seconds=float(seconds))
@@ -222,20 +258,27 @@ class _Watch(tune.Callback):  # type: ignore[misc]  # Ray ships no types
 
     def __init__(self, search: _Search, on_progress: Report) -> None:
         self._search, self._on_progress = search, on_progress
-        self._told = time.monotonic()
+        self._told = self._noted = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._search.tracker.starts(trial.config["assignment"].spec)
+        assignment: Assignment = trial.config["assignment"]
+        self._search.tracker.starts(assignment.spec)
+        self._search.meter.starts(assignment.spec.trial_id, assignment.placement.num_devices)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         spec: TrialSpec = trial.config["assignment"].spec
         self._search.tracker.stops(spec)
+        self._search.meter.stops(spec.trial_id)
         self._search.last_errors[spec.trial_id] = str(trial.get_error())
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self._told >= PROGRESS_SECONDS:
             self._on_progress(self._search.tracker.snapshot())
+            self._search.stopper.looks_at(self._search.meter)
             self._told = time.monotonic()
+        if time.monotonic() - self._noted >= METER_SECONDS:
+            self._search.note_unrecorded()
+            self._noted = time.monotonic()
 
 
 class _Stopper(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
@@ -245,12 +288,19 @@ class _Stopper(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
         self.signal: signal.Signals | None = None
         self.halted = ""
         """Why no trial can go on, in a sentence."""
+        self.capped = ""
+        """Which cap is reached, in words."""
+
+    def looks_at(self, meter: Meter) -> str:
+        """End the sweep where a cap is reached; which one."""
+        self.capped = self.capped or meter.reached()
+        return self.capped
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.signal is not None or bool(self.halted)
+        return self.signal is not None or bool(self.halted or self.capped)
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

@@ -6,6 +6,7 @@
     curves/<trial_id>.parquet        its loss, learning rate and gradient norm over the steps
     checkpoints/<trial_id>/          what an unfinished trial goes on from
     weights/<trial_id>/              what a trial has trained, where the spec keeps it (``sweeps/weights.py``)
+    unrecorded.json                  device seconds of trials that have no row yet, for the caps on a sweep
     compact/trials.parquet           copies of many rows in one file, made when rows are read: only for speed
 
 Knows files, and which of them belong together. A file is written under a temporary name, flushed and renamed, so
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import string
@@ -155,6 +157,16 @@ class Store:
         """The points of a trial's curve. Raises ``StoreError`` where they are missing or broken."""
         curve: pd.DataFrame = _read_table(self._file("curves", trial_id), CURVE_SCHEMA).to_pandas()
         return curve
+
+    def read_unrecorded(self) -> dict[str, float]:
+        """Device seconds by trial that drivers had seen of trials without a row."""
+        path = self.root / "unrecorded.json"
+        seen: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return seen
+
+    def write_unrecorded(self, device_seconds: Mapping[str, float]) -> None:
+        """Raises ``StoreError`` where there is no room or no permission."""
+        self._write(self.root / "unrecorded.json", json.dumps(dict(device_seconds)).encode())
 
     def checkpoints(self, trial_id: str) -> Path:
         """The folder for a trial's checkpoints; it need not exist."""
