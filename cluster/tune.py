@@ -25,8 +25,10 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from cluster.actor import TRAIN, Assignment, Trial, failed
+from cluster.live import Notes
+from cluster.metrics import Gauges
 from cluster.placement import Machine, largest_step_tokens, place
-from cluster.progress import Report, SweepProgress, Tracker
+from cluster.progress import Reached, Report, SweepProgress, Tracker
 from sweeps.plan import Study
 from sweeps.search import Agenda, Finished
 from sweeps.spec import Resources
@@ -68,11 +70,17 @@ def run(
     disk is full, the store cannot be written) and where the store has rows of other studies.
     """
     num_slots = _num_slots(resources)
+    told = (Gauges(store.spec.name), Notes(store), on_progress)
+
+    def tell(progress: SweepProgress) -> None:
+        for listener in told:
+            listener(progress)
+
     search = _Search(studies, prepared, store, resources, train, num_slots)
-    on_progress(search.tracker.snapshot())
+    tell(search.tracker.snapshot())
     if search.agenda.remaining:
         with _scratch(store.root) as scratch, search.stopper.on_signals():
-            _tune(search, on_progress, scratch, resources, num_slots)
+            _tune(search, tell, scratch, resources, num_slots)
         search.look_again()
     if search.stopper.halted:
         raise ValueError(search.stopper.halted)
@@ -80,7 +88,7 @@ def run(
         # A trial's process that was killed between its row and its tidying has left a worse one's weights.
         drop_worse_weights(store)
     progress = search.tracker.snapshot()
-    on_progress(progress)
+    tell(progress)
     assert search.stopper.signal or progress.num_rows == progress.num_trials, "Tune ended before the sweep did"
     return Outcome(progress=progress, stopped_by=search.stopper.signal)
 
@@ -148,7 +156,14 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if "spent_flops" in result:
             _, assignment = self._asked[trial_id]
-            self.tracker.reports(assignment.spec, spent_flops=result["spent_flops"], loss=result["train_loss"])
+            reached = Reached(
+                clock=result["clock"],
+                spent_flops=result["spent_flops"],
+                tokens=result["tokens"],
+                loss=result["train_loss"],
+                peak_flops=result["peak_flops"],
+            )
+            self.tracker.reports(assignment.spec, reached)
             self._reached[assignment.spec.trial_id] = result["spent_flops"]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:

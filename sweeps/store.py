@@ -98,6 +98,17 @@ class Store:
         except OSError as error:
             raise StoreError(f"{path} cannot be read ({error.strerror}): launch the sweep again") from error
 
+    def write_note(self, text: str) -> None:
+        """Leave what a driver says of itself: nothing depends on it."""
+        self._write(self.root / ".progress.json", text.encode())
+
+    def read_note(self) -> str | None:
+        """What the last driver said; ``None`` where it said nothing."""
+        try:
+            return (self.root / ".progress.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
     def trial_ids(self) -> frozenset[str]:
         """The trials that have a row."""
         return frozenset(path.stem for path in self._row_files())
