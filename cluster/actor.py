@@ -25,7 +25,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from sweeps.spec import KeepWeights
+from cluster.trackers import tracking
+from sweeps.spec import KeepWeights, TrackerName
 from sweeps.store import Store, StoreError
 from sweeps.weights import drop_worse_weights
 from trainer.devices import find_device
@@ -52,6 +53,7 @@ class Assignment:
     max_attempts: int
     """Exceptions of the code after which the trial is FAILED."""
     keep_weights: KeepWeights = "none"
+    tracking: tuple[TrackerName, ...] = ()
     train: str = TRAIN
     """``module:function`` with the signature of ``trainer.loop.train``."""
 
@@ -154,7 +156,10 @@ def run_trial(assignment: Assignment, report: Callable[[CurvePoint], None]) -> N
     store = Store.open(assignment.store)
     trial_id = assignment.spec.trial_id
     if not store.has(trial_id):
-        store.record(_train(assignment, report))
+        with tracking(store, assignment.spec, assignment.tracking) as tracked:
+            result = _train(assignment, tracked.before(report))
+            store.record(result)
+            tracked.ends(result)
     store.remove_checkpoints(trial_id)
     if assignment.keep_weights == "best":
         drop_worse_weights(store)

@@ -29,6 +29,7 @@ from cluster.live import Notes
 from cluster.metrics import Gauges
 from cluster.placement import Machine, largest_step_tokens, place
 from cluster.progress import Reached, Report, SweepProgress, Tracker
+from cluster.trackers import check_trackers
 from sweeps.plan import Study
 from sweeps.search import Agenda, Finished
 from sweeps.spec import Resources
@@ -69,6 +70,7 @@ def run(
     ``train`` names the training function as ``module:function``. Raises ``ValueError`` where no trial can go on (the
     disk is full, the store cannot be written) and where the store has rows of other studies.
     """
+    check_trackers(resources.tracking)
     num_slots = _num_slots(resources)
     told = (Gauges(store.spec.name), Notes(store), on_progress)
 
@@ -203,6 +205,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
             store=self._store.root,
             max_attempts=self._resources.max_attempts,
             keep_weights=self._resources.keep_weights,
+            tracking=self._resources.tracking,
             train=self._train,
         )
 

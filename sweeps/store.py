@@ -5,6 +5,7 @@
     trials/<trial_id>.parquet        how a trial ended: one row (``sweeps/columns.py``)
     curves/<trial_id>.parquet        its loss, learning rate and gradient norm over the steps
     checkpoints/<trial_id>/          what an unfinished trial goes on from
+    tensorboard/<trial_id>/          the curve for TensorBoard, while the trial runs (``cluster/trackers.py``)
     weights/<trial_id>/              what a trial has trained, where the spec keeps it (``sweeps/weights.py``)
     compact/trials.parquet           copies of many rows in one file, made when rows are read: only for speed
 
@@ -174,6 +175,10 @@ class Store:
     def remove_checkpoints(self, trial_id: str) -> None:
         """What a recorded trial no longer needs; nothing happens where there is nothing."""
         shutil.rmtree(self.checkpoints(trial_id), ignore_errors=True)
+
+    def events(self, trial_id: str) -> Path:
+        """The folder for a trial's TensorBoard files; it need not exist."""
+        return self.root / "tensorboard" / _safe(trial_id)
 
     def weights(self, trial_id: str) -> Path:
         """The folder for what a trial has trained; it need not exist."""
