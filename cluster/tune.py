@@ -42,6 +42,9 @@ from trainer.trial import Placement, TrialFiles, TrialSpec, TrialState
 DEATHS = 5
 """Deaths of a trial's process in a row, without progress between, after which it is FAILED: it would never end."""
 PROGRESS_SECONDS = 0.5
+COMPACT_EVERY = 256
+"""New rows after which they are copied into a compact file: whoever looks at the store reads no more of them one by
+one."""
 FACTS = ("state", "loss", "booked_flops", "seconds")
 """What progress needs of a row, beside its spec."""
 
@@ -139,11 +142,13 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         # All at once: what fits nowhere is refused before anything is trained.
         self._placements = {study.key: place(_load(study, prepared), resources, machines) for study in studies}
         self._asked: dict[str, tuple[Study, Assignment]] = {}
+        self._num_looked = 0
         self._reached: dict[str, int] = {}
         self._reached_at_death: dict[str, int] = {}
-        rows = store.read_trials()
-        for spec, *facts in zip(*(rows[name] for name in ("spec", *FACTS)), strict=True):
-            self._take(TrialSpec.from_json(spec), *facts)
+        rows, _ = store.read_table(("trial_id", "spec", *FACTS))
+        for row in rows.select(["spec", *FACTS]).to_pylist():
+            loss = math.nan if row["loss"] is None else row["loss"]
+            self._take(TrialSpec.from_json(row["spec"]), row["state"], loss, row["booked_flops"], row["seconds"])
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         running = {(study.key, assignment.spec.number) for study, assignment in self._asked.values()}
@@ -225,6 +230,9 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
     def _look(self, spec: TrialSpec) -> None:
         self.tracker.stops(spec)
         if self._store.has(spec.trial_id):
+            self._num_looked += 1
+            if self._num_looked % COMPACT_EVERY == 0:
+                self._store.read_table(("trial_id",), strict=False)  # copies what is new into a compact file
             row = self._store.read_trial(spec.trial_id)
             loss = row.metrics.loss if row.metrics else math.nan
             self._take(spec, row.state, loss, row.spending.booked_flops, row.spending.seconds)
