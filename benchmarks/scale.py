@@ -165,8 +165,6 @@ def _memory_mib() -> float:
 
 def run(root: Path, num_trials: int, num_studies: int, seconds: float, preempt: float) -> dict[str, Any]:
     """Run the sweep; what was measured."""
-    from cluster.tune import run as run_sweep
-
     world = root / "world"
     (world / "ended").mkdir(parents=True, exist_ok=True)
     (world / "world.json").write_text(json.dumps({"seconds": seconds, "preempt": preempt}))
@@ -175,6 +173,8 @@ def run(root: Path, num_trials: int, num_studies: int, seconds: float, preempt: 
     store = Store.create(root / "store", spec, prepared.to_json())
     watch = Watch()
     with local_ray(root / "cache") as ray:
+        from cluster.tune import run as run_sweep
+
         outcome = run_sweep(found, prepared, store, spec.resources, watch, train="benchmarks.scale:train")
         ended = time.monotonic()
         num_slots = ray.num_cpus

@@ -39,9 +39,10 @@ def drive(spec: SweepSpec, root: Path, console: Console) -> None:
         if len(store.trial_ids()) < planned.total.num_trials:
             # Ray takes seconds to load, and a sweep that is done does not need it.
             from cluster.local import local_ray
-            from cluster.tune import run
 
             with local_ray(default_cache()) as ray:
+                from cluster.tune import run  # imports Ray, which reads its settings then
+
                 announce(store.root, ray.dashboard)
                 say(console, f"dashboard: {ray.dashboard} (its token: {ray.token_file})")
                 with watching(console) as show:
