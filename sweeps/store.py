@@ -145,14 +145,15 @@ class Store:
         into the frame's ``attrs["broken"]``, a tuple that is there either way.
         """
         table, broken = self.read_table(strict=strict)
-        rows: pd.DataFrame = table.to_pandas()
+        rows: pd.DataFrame = table.sort_by("trial_id").to_pandas()
         rows.attrs["broken"] = broken
         return rows
 
     def read_table(
         self, columns: Sequence[str] = SCHEMA.names, *, strict: bool = True
     ) -> tuple[pa.Table, tuple[str, ...]]:
-        """``read_trials`` as an Arrow table of these columns, and the sentences of what cannot be read."""
+        """``read_trials`` as an Arrow table of these columns in any order of rows, and the sentences of what cannot be
+        read."""
         ids = pa.array(self._row_ids(), pa.string())
         copies = self._copies(ids, columns)
         new = ids.filter(pc.invert(pc.is_in(ids, value_set=copies["trial_id"].combine_chunks()))).to_pylist()
@@ -164,8 +165,7 @@ class Store:
         if broken and strict:
             more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
             raise StoreError(f"{broken[0]}{more}")
-        table = pa.concat_tables(tables)
-        return table.sort_by("trial_id") if "trial_id" in columns else table, tuple(str(error) for error in broken)
+        return pa.concat_tables(tables), tuple(str(error) for error in broken)
 
     def _read_rows(self, trial_ids: Sequence[str]) -> tuple[pa.Table, list[StoreError]]:
         """These rows from their own files, copied into a compact one where that is worth it."""
