@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from cluster.driver import Driver, driver_of, is_driven
 from cluster.live import Live, read_live
+from sweeps.compact import strings
 from sweeps.plan import Plan
 from sweeps.store import Store
 from trainer.trial import TrialState
@@ -112,7 +113,8 @@ def read_status(store: Store, plan: Plan) -> SweepStatus:
         )
         for (budget, method), number in sorted(trials.items(), key=lambda item: item[0][0])
     )
-    failed = table.filter(pc.equal(table["state"], TrialState.FAILED.value)).select(["trial_id", "error"])
+    is_failed = pc.is_in(table["state"], value_set=strings([TrialState.FAILED]))
+    failed = table.filter(is_failed).select(["trial_id", "error"])
     return SweepStatus(
         name=store.spec.name,
         store=str(store.root),

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -71,6 +72,16 @@ class Compact:
                 continue
             if segment.schema_arrow.equals(self._schema):
                 yield path, segment
+
+
+def strings(values: Sequence[str]) -> pa.Array:
+    """``pa.array`` without its look at pandas, whose import alone takes as long as a status may."""
+    encoded = [value.encode() for value in values]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int32)
+    np.cumsum([len(value) for value in encoded], out=offsets[1:])
+    return pa.Array.from_buffers(
+        pa.string(), len(encoded), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    )
 
 
 def once(rows: pa.Table) -> pa.Table:

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sweeps.columns import COLUMNS, CURVE_SCHEMA, SCHEMA, columns_markdown, from_row, to_curve, to_row
-from sweeps.compact import Compact, once
+from sweeps.compact import Compact, once, strings
 from sweeps.spec import SweepSpec, first_difference, read_spec
 from trainer.trial import TrialResult, TrialSpec, TrialState
 
@@ -154,7 +154,7 @@ class Store:
     ) -> tuple[pa.Table, tuple[str, ...]]:
         """``read_trials`` as an Arrow table of these columns in any order of rows, and the sentences of what cannot be
         read."""
-        ids = pa.array(self._row_ids(), pa.string())
+        ids = strings(self._row_ids())
         copies = self._copies(ids, columns)
         new = ids.filter(pc.invert(pc.is_in(ids, value_set=copies["trial_id"].combine_chunks()))).to_pylist()
         tables, broken = [copies.select(columns)], list[StoreError]()
@@ -239,17 +239,17 @@ class Store:
             with contextlib.suppress(StoreError, PermissionError):
                 self._compact.remove(copies.filter(pc.invert(known))["trial_id"].combine_chunks())
             copies = copies.filter(known)
-        failed = pc.equal(copies["state"], TrialState.FAILED.value)
+        failed = pc.is_in(copies["state"], value_set=strings([TrialState.FAILED]))
         if pc.any(failed).as_py():
             pairs = copies.filter(failed).select(["trial_id", "stamp"]).to_pylist()
             stale = [p["stamp"] for p in pairs if p["stamp"] != _stamp(self._file("trials", p["trial_id"]))]
-            copies = copies.filter(pc.invert(pc.is_in(copies["stamp"], value_set=pa.array(stale, pa.string()))))
+            copies = copies.filter(pc.invert(pc.is_in(copies["stamp"], value_set=strings(stale))))
         return once(copies)
 
     def _stamped(self, rows: pa.Table) -> pa.Table:
         pairs = zip(rows["trial_id"].to_pylist(), rows["state"].to_pylist(), strict=True)
         stamps = [_stamp(self._file("trials", i)) if state == TrialState.FAILED else "" for i, state in pairs]
-        return rows.append_column(_COMPACT_SCHEMA.field("stamp"), pa.array(stamps, pa.string()))
+        return rows.append_column(_COMPACT_SCHEMA.field("stamp"), strings(stamps))
 
     def _has_sweep(self) -> bool:
         try:

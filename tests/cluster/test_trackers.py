@@ -17,8 +17,11 @@ from tests.sweeps.examples import SPEC, result_of, trial_spec
 from trainer.trial import CurvePoint, TrialState
 
 
+BUDGET_FLOPS = trial_spec().budget_flops
+
+
 def point(step: int, of: int) -> CurvePoint:
-    spent = trial_spec().budget_flops * step // of
+    spent = BUDGET_FLOPS * step // of
     return CurvePoint(
         step=step, tokens=step, spent_flops=spent, learning_rate=0.1, train_loss=1 / step, gradient_norm=2.0
     )
