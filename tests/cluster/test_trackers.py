@@ -16,7 +16,6 @@ from sweeps.store import Store
 from tests.sweeps.examples import SPEC, result_of, trial_spec
 from trainer.trial import CurvePoint, TrialState
 
-
 BUDGET_FLOPS = trial_spec().budget_flops
 
 
