@@ -80,7 +80,7 @@ def train(
         )
         report(curve[-1])
     with (Path(files.tokens) / "ended" / f"{os.getpid()}").open("a") as log:
-        log.write(f"{spec.trial_id} {time.monotonic() - started}\n")
+        log.write(f"{spec.trial_id} {time.monotonic() - started} {time.time()}\n")
     loss = law(spec) + draw.gauss(0, NOISE)
     parts = dict.fromkeys(("loss", "loss_rows", "loss_columns", "raw_loss"), loss)
     return TrialResult(
@@ -181,6 +181,9 @@ def run(root: Path, num_trials: int, num_studies: int, seconds: float, preempt: 
     lines = [line.split() for path in (world / "ended").iterdir() for line in path.read_text().splitlines()]
     rows, _ = store.read_table(("trial_id",))
     wall = ended - watch.first_row
+    # Trials of an earlier driver in the same folder, and those before the first row was seen, count for nothing.
+    begun_at = time.time() - (time.monotonic() - watch.first_row)
+    busy = sum(float(seconds) for _, seconds, at in lines if float(at) > begun_at)
     return {
         "trials": outcome.progress.num_trials,
         "studies": len(found),
@@ -192,10 +195,7 @@ def run(root: Path, num_trials: int, num_studies: int, seconds: float, preempt: 
         "seconds_to_first_row": round(watch.first_row - watch.started, 1),
         "wall_seconds": round(ended - watch.started, 1),
         "trials_per_second": round((len(rows) - watch.rows_at_first) / wall, 2),
-        "slots_busy": round(sum(float(line[1]) for line in lines) / (ended - watch.started) / num_slots, 3),
-        "slots_busy_after_first_row": round(
-            sum(float(line[1]) for line in lines[watch.rows_at_first :]) / wall / num_slots, 3
-        ),
+        "slots_busy_after_first_row": round(busy / wall / num_slots, 3),
         "driver_memory_mib": watch.memory_mib,
         "load_average": os.getloadavg()[1],
     }
