@@ -29,7 +29,7 @@ from cluster.answers import (
 from trainer.refusal import is_of_a_new_folder, is_ours
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from sweeps.store import Store
 
@@ -264,13 +264,27 @@ def doctor(
 
 
 @app.command(no_args_is_help=True)
-def status(store: StoreArgument, as_json: JsonOption = False) -> None:
+def status(
+    store: StoreArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it again every other second.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show how far a sweep is, while it runs or after it died."""
     from cluster import tables
     from cluster.status import read_status
 
     opened = _open(store)
-    found = read_status(opened, plan_of(opened.spec, prepared_of(opened)))
+    planned = plan_of(opened.spec, prepared_of(opened))
+    if watch and not as_json:
+        from cluster import view
+
+        def look() -> tuple[RenderableType, bool]:
+            found = read_status(opened, planned)
+            return tables.status_view(found), found.num_rows == found.num_trials
+
+        view.watch(_console(), look)
+        return
+    found = read_status(opened, planned)
     if as_json:
         _print_json(found.to_dict())
     else:

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,11 +22,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
-from sweeps.spec import KeepWeights
+from cluster.trackers import tracking
+from sweeps.spec import KeepWeights, TrackerName
 from sweeps.store import Store, StoreError
 from sweeps.weights import drop_worse_weights
+from trainer.devices import find_device
 from trainer.ladder import ModelShape, parameter_counts
 from trainer.trial import CurvePoint, Placement, Spending, Stopped, TrialFiles, TrialResult, TrialSpec, TrialState
 
@@ -50,6 +54,7 @@ class Assignment:
     max_attempts: int
     """Exceptions of the code after which the trial is FAILED."""
     keep_weights: KeepWeights = "none"
+    tracking: tuple[TrackerName, ...] = ()
     train: str = TRAIN
     """``module:function`` with the signature of ``trainer.loop.train``."""
 
@@ -70,7 +75,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
 
     def setup(self, config: Mapping[str, Any]) -> None:
         self._assignment: Assignment = config["assignment"]
-        self._point: CurvePoint | None = None
+        self._point: tuple[float, CurvePoint] | None = None
+        """The last step, and when it was done."""
+        self._peak_flops: float | None = None
         self._error: Exception | None = None
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -84,6 +91,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
     def step(self) -> dict[str, Any]:
         if not self._thread.ident:
             # Not in setup: Tune also sets up actors that it throws away when another one becomes free for the trial.
+            self._peak_flops = _peak_flops(self._assignment.placement)
             self._thread.start()
         ended = self._ended.wait(REPORT_SECONDS)
         if self._error is not None:
@@ -92,7 +100,15 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
             raise self._error
         if self._point is None:
             return {"done": ended}
-        return {"done": ended, "spent_flops": self._point.spent_flops, "train_loss": self._point.train_loss}
+        clock, point = self._point
+        return {
+            "done": ended,
+            "clock": clock,
+            "spent_flops": point.spent_flops,
+            "tokens": point.tokens,
+            "train_loss": point.train_loss,
+            "peak_flops": self._peak_flops,
+        }
 
     def cleanup(self) -> None:
         self._stopping.set()
@@ -120,9 +136,21 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
             self._ended.set()
 
     def _report(self, point: CurvePoint) -> None:
-        self._point = point
+        self._point = time.monotonic(), point
         if self._stopping.is_set():
             raise Stopped
+
+
+def _peak_flops(placement: Placement) -> float | None:
+    """FLOPs a second that the trial's GPUs could do at most, by the name that Ray knows them by; ``None`` on CPUs."""
+    if placement.device == "cpu":
+        return None
+    node_id = ray.get_runtime_context().get_node_id()
+    [has] = [node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id]
+    kinds = [kind.removeprefix("accelerator_type:") for kind in has if kind.startswith("accelerator_type:")]
+    device = find_device(kinds[0]) if kinds else None
+    peak = device.peak_flops(placement.dtype, tf32=placement.tf32) if device else None
+    return peak * placement.num_workers if peak else None
 
 
 def run_trial(assignment: Assignment, report: Callable[[CurvePoint], None]) -> None:
@@ -133,7 +161,10 @@ def run_trial(assignment: Assignment, report: Callable[[CurvePoint], None]) -> N
     store = Store.open(assignment.store)
     trial_id = assignment.spec.trial_id
     if not store.has(trial_id):
-        store.record(_train(assignment, report))
+        with tracking(store, assignment.spec, assignment.tracking) as tracked:
+            result = _train(assignment, tracked.before(report))
+            store.record(result)
+            tracked.ends(result)
     store.remove_checkpoints(trial_id)
     if assignment.keep_weights == "best":
         drop_worse_weights(store)

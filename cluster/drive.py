@@ -84,7 +84,7 @@ def drive(
     with driving(store.root), _stoppable(store, console):
         if len(store.trial_ids()) < planned.total.num_trials:
             with ground_of(spec, console) as ground:
-                from cluster.tune import run
+                from cluster.tune import run  # imports Ray, which reads its settings then
 
                 announce(store.root, ground.dashboard)
                 with watching(console) as show:

@@ -10,10 +10,13 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cluster.live import Live
 from cluster.status import SweepStatus
+from cluster.view import duration
 from sweeps.cost import Cost
 from sweeps.plan import LeftOut, Plan, PlannedCell
 from trainer.data import DataManifest, Origin, SideStatistics
@@ -21,6 +24,8 @@ from trainer.prepare import Prepared
 from trainer.trial import TrialState, format_flops
 
 MOST_FAILURES = 10
+MOST_RUNNING = 16
+"""Running trials shown; a cluster may have hundreds."""
 
 
 def plan_view(name: str, plan: Plan, cost: Cost | None = None) -> RenderableType:
@@ -175,6 +180,7 @@ def status_view(status: SweepStatus) -> RenderableType:
             ("driver", _driver_words(status)),
             ("trials", f"{status.num_rows} of {status.num_trials} have a row, {status.num_begun} more have begun"),
             ("FLOPs", f"{format_flops(status.spent_flops)} of {format_flops(status.planned_flops)} ({share:.0%})"),
+            *([("time", time_words(status.live))] if status.live else []),
         ]
     )
     states = [state for state in TrialState if status.states.get(state)] or [TrialState.COMPLETE]
@@ -190,7 +196,35 @@ def status_view(status: SweepStatus) -> RenderableType:
     ]
     if len(status.failures) > MOST_FAILURES:
         failures.append(Text(f"... and {len(status.failures) - MOST_FAILURES} more (--json shows all)"))
-    return Group(facts, table, *failures, *(Text(sentence) for sentence in status.broken))
+    running: list[RenderableType] = (
+        [Text(""), running_table(status.live)] if status.live and status.live.running else []
+    )
+    return Group(facts, table, *running, *failures, *(Text(sentence) for sentence in status.broken))
+
+
+def running_table(live: Live) -> Table:
+    """What runs now, by its trial id: how far, its last loss, how fast, how much longer."""
+    hidden = len(live.running) - MOST_RUNNING
+    title = "running" + (f" ({hidden} more)" if hidden > 0 else "")
+    headings = ("trial", "", "share", "train loss", "tokens/s", "MFU", "left")
+    table = _table(title, *headings)
+    for trial in live.running[:MOST_RUNNING]:
+        table.add_row(
+            trial.trial_id,
+            ProgressBar(1.0, trial.share, width=16),
+            f"{trial.share:.0%}",
+            "starting" if trial.loss is None else f"{trial.loss:.3f}",
+            "" if trial.tokens_per_second is None else f"{trial.tokens_per_second:,.0f}",
+            "" if trial.mfu is None else f"{trial.mfu:.0%}",
+            "" if trial.seconds is None else duration(trial.seconds),
+        )
+    return table
+
+
+def time_words(live: Live) -> str:
+    left = live.remaining_seconds
+    words = "no estimate yet" if left is None else f"about {duration(left)} left"
+    return f"{duration(live.seconds)} gone, {words}; {len(live.running)} trials run"
 
 
 def _driver_words(status: SweepStatus) -> str:
@@ -255,7 +289,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Table:
 def _table(title: str, *headings: str) -> Table:
     """A plain table, words on the left and numbers on the right."""
     table = Table(title=title or None, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
-    words = {"model", "method", "why", "side", "source"}
+    words = {"model", "method", "why", "side", "source", "trial"}
     for heading in headings:
         table.add_column(heading, justify="left" if heading in words else "right", no_wrap=heading != "why")
     return table

@@ -26,10 +26,13 @@ from ray.tune.search import Searcher
 
 from cluster.actor import TRAIN, Assignment, Trial, failed
 from cluster.bounds import Bounds
+from cluster.live import Notes
 from cluster.meter import Meter
+from cluster.metrics import Gauges
 from cluster.placement import Machine, largest_step_tokens, place
-from cluster.progress import Report, SweepProgress, Tracker
+from cluster.progress import Reached, Report, SweepProgress, Tracker
 from cluster.share import Share
+from cluster.trackers import check_trackers
 from sweeps.plan import Study
 from sweeps.search import Agenda, Finished
 from sweeps.spec import Resources
@@ -44,6 +47,9 @@ DEATHS = 5
 PROGRESS_SECONDS = 0.5
 METER_SECONDS = 30.0
 """Device time that a driver's death may leave uncounted."""
+COMPACT_EVERY = 256
+"""New rows after which they are copied into a compact file: whoever looks at the store reads no more of them one by
+one."""
 FACTS = ("state", "loss", "booked_flops", "seconds", "device_seconds")
 """What progress needs of a row, beside its spec."""
 
@@ -79,14 +85,21 @@ def run(
     ``train`` names the training function as ``module:function``. Raises ``ValueError`` where no trial can go on (the
     disk is full, the store cannot be written) and where the store has rows of other studies.
     """
+    check_trackers(resources.tracking)
     num_slots = _num_slots(resources)
+    told = (Gauges(store.spec.name), Notes(store), on_progress)
+
+    def tell(progress: SweepProgress) -> None:
+        for listener in told:
+            listener(progress)
+
     search = _Search(
         studies, prepared, store, resources, train, num_slots, Meter(bounds, store.read_unrecorded()), share
     )
-    on_progress(search.tracker.snapshot())
+    tell(search.tracker.snapshot())
     if search.agenda.remaining and not search.stopper.looks_at(search.meter):
         with _scratch(store.root) as scratch, search.stopper.on_signals():
-            _tune(search, on_progress, scratch, resources, num_slots)
+            _tune(search, tell, scratch, resources, num_slots)
         search.look_again()
         store.write_unrecorded(search.meter.unrecorded)
     if search.stopper.halted:
@@ -95,7 +108,7 @@ def run(
         # A trial's process that was killed between its row and its tidying has left a worse one's weights.
         drop_worse_weights(store)
     progress = search.tracker.snapshot()
-    on_progress(progress)
+    tell(progress)
     stopper, is_done = search.stopper, progress.num_rows == progress.num_trials
     assert stopper.signal or stopper.capped or is_done, "Tune ended before the sweep did"
     return Outcome(progress=progress, stopped_by=stopper.signal, capped="" if is_done else stopper.capped)
@@ -149,11 +162,14 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         # All at once: what fits nowhere is refused before anything is trained.
         self._placements = {study.key: place(_load(study, prepared), resources, machines) for study in studies}
         self._asked: dict[str, tuple[Study, Assignment]] = {}
+        self._num_looked = 0
         self._reached: dict[str, int] = {}
         self._reached_at_death: dict[str, int] = {}
-        rows = store.read_trials()
-        for spec, *facts in zip(*(rows[name] for name in ("spec", *FACTS)), strict=True):
-            self._take(TrialSpec.from_json(spec), *facts)
+        rows, _ = store.read_table(("trial_id", "spec", *FACTS))
+        for row in rows.select(["spec", *FACTS]).to_pylist():
+            loss = math.nan if row["loss"] is None else row["loss"]
+            facts = (row["booked_flops"], row["seconds"], row["device_seconds"])
+            self._take(TrialSpec.from_json(row["spec"]), row["state"], loss, *facts)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._asked and not self._share.take(len(self._asked), self._num_slots):
@@ -172,7 +188,14 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if "spent_flops" in result:
             _, assignment = self._asked[trial_id]
-            self.tracker.reports(assignment.spec, spent_flops=result["spent_flops"], loss=result["train_loss"])
+            reached = Reached(
+                clock=result["clock"],
+                spent_flops=result["spent_flops"],
+                tokens=result["tokens"],
+                loss=result["train_loss"],
+                peak_flops=result["peak_flops"],
+            )
+            self.tracker.reports(assignment.spec, reached)
             self._reached[assignment.spec.trial_id] = result["spent_flops"]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
@@ -219,6 +242,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
             store=self._store.root,
             max_attempts=self._resources.max_attempts,
             keep_weights=self._resources.keep_weights,
+            tracking=self._resources.tracking,
             train=self._train,
         )
 
@@ -239,6 +263,9 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         self.tracker.stops(spec)
         self.meter.stops(spec.trial_id)
         if self._store.has(spec.trial_id):
+            self._num_looked += 1
+            if self._num_looked % COMPACT_EVERY == 0:
+                self._store.read_table(("trial_id",), strict=False)  # copies what is new into a compact file
             row = self._store.read_trial(spec.trial_id)
             loss, seconds = row.metrics.loss if row.metrics else math.nan, row.spending.seconds
             device_seconds = seconds * row.placement.num_devices

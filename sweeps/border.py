@@ -280,6 +280,7 @@ class ResourcesFields(Fields):
     reuse_actors: bool = True
     max_attempts: Count = 3
     keep_weights: Literal["none", "best", "all"] = "best"
+    tracking: Annotated[list[Literal["wandb", "mlflow"]], BeforeValidator(_word_to_list)] = Field(default=[])
 
     @check(mode="after")
     def _possible_together(self) -> ResourcesFields:

@@ -25,6 +25,7 @@ Unit = Literal["absolute", "pretraining"]
 Sampler = Literal["tpe", "random", "qmc"]
 Auto = Literal["auto"]
 """The placement decides."""
+TrackerName = Literal["wandb", "mlflow"]
 KeepWeights = Literal["none", "best", "all"]
 """``best``: of the complete trials so far, the one of least loss at each budget and method, over all models."""
 
@@ -178,6 +179,8 @@ class Resources:
     """Errors of a trial's own code until it is recorded as FAILED."""
     keep_weights: KeepWeights
     """Which trained weights stay in the store. Room on a disk: it changes nothing that is tried or measured."""
+    tracking: tuple[TrackerName, ...] = ()
+    """Tools that get the curves beside TensorBoard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +219,7 @@ class SweepSpec:
         fields = asdict(self)
         fields["data"] = self.data.fields
         fields["models"] = list(self.models)
+        fields["resources"]["tracking"] = list(self.resources.tracking)
         fields["budgets_flops"] = list(self.budgets_flops)
         fields["methods"] = [
             {
@@ -258,6 +262,11 @@ def read_spec(source: str | Path) -> SweepSpec:
     """
     text, where = _text_of(source)
     return _spec(border.checked(yaml12.load(text, where), where), where)
+
+
+def _resources(fields: border.ResourcesFields) -> Resources:
+    given = fields.model_dump()
+    return Resources(**{**given, "tracking": tuple(given["tracking"])})
 
 
 def _text_of(source: str | Path) -> tuple[str, str]:
@@ -308,7 +317,7 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
         evaluation=Evaluation(**fields.evaluation.model_dump()),
         limits=Limits(**fields.limits.model_dump()),
         search=Search(sampler=fields.search.sampler, lag=fields.search.lag, startup=fields.search.startup),
-        resources=Resources(**fields.resources.model_dump()),
+        resources=_resources(fields.resources),
         seed=fields.seed,
         expected=ExpectedLoss(**fields.expected.model_dump()) if fields.expected else None,
     )
