@@ -52,13 +52,15 @@ def load_newest(folder: Path) -> Checkpoint | None:
     drop_partial(folder)
     for step, path in reversed(_steps(folder)):
         try:
-            return _load(step, path)
+            return load(folder, step)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             warnings.warn(f"checkpoint {path} cannot be used ({error}); going on from an older one", stacklevel=2)
     return None
 
 
-def _load(step: int, path: Path) -> Checkpoint:
+def load(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of this step. Raises ``ValueError`` or what reading raised where it is not whole."""
+    path = folder / f"step-{step}"
     record = json.loads((path / "record.json").read_text())
     if not isinstance(record, dict):
         raise ValueError("its record is not an object")

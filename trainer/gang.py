@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -33,8 +33,8 @@ class WorkerError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Failure:
-    """What a worker says when it cannot go on; its parent says it of a worker that died."""
+class Failure:
+    """What a worker says when it cannot go on; whoever started it says it of a worker that died."""
 
     rank: int
     text: str
@@ -50,6 +50,25 @@ class _Failure:
         if self.out_of_memory:
             return torch.OutOfMemoryError(f"worker {self.rank}: {self.text}")
         return WorkerError(f"worker {self.rank} {'died' if self.died else 'failed'}\n{self.text}")
+
+    @classmethod
+    def of(cls, error: Exception, rank: int) -> Failure:
+        """What a worker that caught ``error`` has to say of it."""
+        told: OSError | ValueError | None = error if isinstance(error, OSError) else None
+        if isinstance(error, ValueError) and is_ours(error):
+            # A foreign ``ValueError`` is a fault, whose traceback must not be lost.
+            told = error
+        return cls(
+            rank=rank,
+            text="".join(traceback.format_exception(error)),
+            error=told,
+            out_of_memory=isinstance(error, torch.OutOfMemoryError),
+        )
+
+
+def cause(failures: Sequence[Failure]) -> Failure:
+    """Of several workers' failures the one that explains the others, which may only have lost their connection."""
+    return max(failures, key=lambda failure: (failure.error is not None, failure.out_of_memory, failure.died))
 
 
 def train_together(
@@ -86,10 +105,10 @@ def _attend(pipes: list[Connection], report: Callable[[CurvePoint], None]) -> Tr
     stopped: Stopped | None = None
     while True:
         messages = _heard(pipes, None)
-        if any(isinstance(message, _Failure) for message in messages):
+        if any(isinstance(message, Failure) for message in messages):
             messages += _heard(pipes, CAUSE_SECONDS)
-            failures = [message for message in messages if isinstance(message, _Failure)]
-            raise max(failures, key=lambda f: (f.error is not None, f.out_of_memory, f.died)).exception
+            failures = [message for message in messages if isinstance(message, Failure)]
+            raise cause(failures).exception
         # All but failures come from the worker that leads, one at a time.
         [message] = messages
         match message:
@@ -113,7 +132,7 @@ def _heard(pipes: list[Connection], timeout: float | None) -> list[object]:
         try:
             messages.append(pipe.recv())
         except (EOFError, ConnectionResetError):
-            messages.append(_Failure(rank=pipes.index(pipe), text="", died=True))
+            messages.append(Failure(rank=pipes.index(pipe), text="", died=True))
     return messages
 
 
@@ -147,17 +166,7 @@ def _work(
         if rank == 0:
             pipe.send(stopped)
     except Exception as error:  # the process ends here, and its parent has to know of what
-        pipe.send(
-            _Failure(
-                rank=rank,
-                text="".join(traceback.format_exception(error)),
-                # A foreign ``ValueError`` is a fault, whose traceback must not be lost.
-                error=error
-                if isinstance(error, OSError) or (isinstance(error, ValueError) and is_ours(error))
-                else None,
-                out_of_memory=isinstance(error, torch.OutOfMemoryError),
-            )
-        )
+        pipe.send(Failure.of(error, rank))
     # Another worker may still be busy with their last collective: the parent ends all at once.
     _wait_for_parent()
 
