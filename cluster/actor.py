@@ -159,8 +159,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
 def run_trial(assignment: Assignment, report: Callable[[CurvePoint], None], gang: Gang) -> None:
     """Run the trial to its row.
 
-    Raises ``AttemptFailedError`` while attempts are left, ``MachineLostError`` where a machine of it goes, and what ``train`` raised
-    where nothing can be written.
+    Raises ``AttemptFailedError`` while attempts are left, ``MachineLostError`` where a machine of it goes, and what
+    ``train`` raised where nothing can be written.
 
     Nothing is trained where the row exists already: a process that Ray had given up may have finished the trial.
     """
