@@ -13,11 +13,12 @@ import importlib
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,11 +26,12 @@ from typing import Any
 
 from ray import tune
 
+from cluster.carry import carried
 from cluster.gang import Gang
 from cluster.nodes import MachineLostError, leaving, own_node
 from cluster.placement import Layout
 from sweeps.spec import KeepWeights
-from sweeps.store import Store, StoreError
+from sweeps.store import Root, Store, StoreError
 from sweeps.weights import drop_worse_weights
 from trainer.ladder import ModelShape, parameter_counts
 from trainer.trial import CurvePoint, Placement, Spending, Stopped, TrialFiles, TrialResult, TrialSpec, TrialState
@@ -52,7 +54,7 @@ class Assignment:
     shape: ModelShape
     placement: Placement
     files: TrialFiles
-    store: Path
+    store: Root
     max_attempts: int
     """Exceptions of the code after which the trial is FAILED."""
     layout: Layout = "PACK"
@@ -90,7 +92,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
         self._is_told = False
         self._stopping = threading.Event()
         self._ended = threading.Event()
-        self._gang = Gang(self._assignment.spec.trial_id)
+        self._gang = Gang(self._assignment.spec.trial_id, self._assignment.files)
         self._node = own_node()
         self._looked = time.monotonic()
         self._thread = threading.Thread(target=self._work, name=self._assignment.spec.trial_id, daemon=True)
@@ -167,7 +169,10 @@ def run_trial(assignment: Assignment, report: Callable[[CurvePoint], None], gang
     store = Store.open(assignment.store)
     trial_id = assignment.spec.trial_id
     if not store.has(trial_id):
-        store.record(_train(assignment, report, gang))
+        # Several workers fetch their checkpoints where they are; the attempts are noted here.
+        with carried(assignment.files, name=trial_id, steps=assignment.placement.num_workers == 1) as files:
+            result = _train(replace(assignment, files=files), report, gang)
+        store.record(result)
     store.remove_checkpoints(trial_id)
     if assignment.keep_weights == "best":
         drop_worse_weights(store)
@@ -233,7 +238,7 @@ def resolve(path: str) -> Train:
     return train
 
 
-def reason_to_halt(error: Exception, store: Path) -> str:
+def reason_to_halt(error: Exception, store: Root) -> str:
     """A sentence where every trial would fail as this one did, because nothing can be written; else nothing.
 
     Libraries turn ``ENOSPC`` into errors of their own, so the disk itself is asked too.
@@ -241,7 +246,9 @@ def reason_to_halt(error: Exception, store: Path) -> str:
     if isinstance(error, StoreError):
         return str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or shutil.disk_usage(store).free < FULL_DISK_BYTES:
+    # What is on its way to object storage is on this machine's disk first.
+    disk = store if isinstance(store, Path) else tempfile.gettempdir()
+    if full or shutil.disk_usage(disk).free < FULL_DISK_BYTES:
         return (
             f"store {str(store)!r} has no room left on its disk: make room and launch again, what was recorded is kept "
             "and unfinished trials go on"

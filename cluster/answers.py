@@ -122,7 +122,9 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         notes=NANO_NOTES if spec.data.source == "nano" else (),
     )
     curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}
-    return write_report(store.root / "report", rows, curves, frontier, recommendation, context)
+    # A report is for a person's browser: that of a store on object storage is written here.
+    folder = store.root / "report" if isinstance(store.root, Path) else Path("reports") / spec.name
+    return write_report(folder, rows, curves, frontier, recommendation, context)
 
 
 def service_of(tokens: TokenStatistics, **given: float | None) -> Service | None:

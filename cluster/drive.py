@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 
@@ -20,11 +19,11 @@ from cluster.status import SweepStatus, read_status
 from cluster.view import watching
 from sweeps.plan import studies
 from sweeps.spec import SweepSpec
-from sweeps.store import Store
+from sweeps.store import Root, Store
 from trainer.prepare import Prepared, default_cache, is_there
 
 
-def drive(spec: SweepSpec, root: Path, console: Console) -> None:
+def drive(spec: SweepSpec, root: Root, console: Console) -> None:
     """Prepare, run what has no row, report. Ends the process with status 1 where a trial failed."""
     if (root / "sweep.yaml").exists() and Store.open(root).spec.hash != spec.hash:
         Store.create(root, spec, prepared="")  # refuses, and says which field differs, before minutes of preparation
@@ -81,7 +80,7 @@ def _conclude(store: Store, found: SweepStatus, console: Console) -> None:
         sys.exit(1)
 
 
-def _begun(root: Path) -> Prepared | None:
+def _begun(root: Root) -> Prepared | None:
     """What a sweep with rows was begun with, where that is still there: what was installed since is no matter."""
     if not (root / "sweep.yaml").exists() or not Store.open(root).trial_ids():
         return None

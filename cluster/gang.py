@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.carry import carried
 from cluster.nodes import MachineLostError, are_lost, own_node
 from trainer.gang import Failure, cause
 from trainer.trial import CurvePoint, Placement, Stopped, TrialFiles, TrialResult, TrialSpec
@@ -64,7 +65,8 @@ class Rank:
 
         try:
             world = join_meeting(placement, rank=rank, meeting=self._meeting or meeting)
-            return train_worker(spec, placement, files, self._report, world)
+            with carried(files, name=f"{spec.trial_id}-{rank}", send=world.leads) as here:
+                return train_worker(spec, placement, here, self._report, world)
         except Stopped:
             return None
         except Exception as error:  # the trial has to know of what, and this process waits to be ended
@@ -88,20 +90,23 @@ class Rank:
 class Gang:
     """The workers of one trial. Made in the trial's own actor, whose placement group has a bundle for each."""
 
-    def __init__(self, trial_id: str) -> None:
-        self._trial_id = trial_id
+    def __init__(self, trial_id: str, files: TrialFiles) -> None:
+        self._trial_id, self._files = trial_id, files
         self.nodes: frozenset[str] = frozenset()
         """Where the workers are, once they have started."""
 
     def train(
         self, spec: TrialSpec, placement: Placement, files: TrialFiles, report: Callable[[CurvePoint], None]
     ) -> TrialResult:
-        """As ``trainer.gang.train_together``; raises ``MachineLostError`` where a worker's machine is gone or going."""
+        """As ``trainer.gang.train_together``; raises ``MachineLostError`` where a worker's machine is gone or going.
+
+        The workers use the trial's files as they were given to the gang: ``files`` may be those of this machine alone.
+        """
         ranks = [self._start(placement, rank) for rank in range(placement.num_workers)]
         try:
             self.nodes = frozenset(ray.get([rank.node.remote() for rank in ranks]))
             meeting = ray.get(ranks[0].open_meeting.remote())
-            work = [rank.train.remote(spec, placement, files, i, meeting) for i, rank in enumerate(ranks)]
+            work = [rank.train.remote(spec, placement, self._files, i, meeting) for i, rank in enumerate(ranks)]
             return self._attend(ranks, work, report)
         except RayActorError as error:
             # One that died before or between: the same question as for one that died at work.

@@ -11,6 +11,7 @@ import logging
 import math
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from cluster.turns import Turns
 from sweeps.plan import Study
 from sweeps.search import Agenda, Finished
 from sweeps.spec import Resources
-from sweeps.store import Store, StoreError
+from sweeps.store import Root, Store, StoreError
 from sweeps.weights import drop_worse_weights
 from trainer.memory import StepLoad
 from trainer.prepare import Prepared
@@ -318,8 +319,12 @@ class _Stopper(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
 
 
 @contextmanager
-def _scratch(store: Path) -> Iterator[Path]:
+def _scratch(store: Root) -> Iterator[Path]:
     """A folder for what Tune insists to write; a driver that was killed has left its own, which goes as well."""
+    if not isinstance(store, Path):
+        with tempfile.TemporaryDirectory(prefix="isoflop-tune-") as here:
+            yield Path(here)
+        return
     folder = store / ".tune"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -61,10 +61,6 @@ def wait_for_rows(root: Path, driver: Driver, number: int, most_seconds: float =
         time.sleep(0.1)
 
 
-def drain(host: Host) -> None:
-    host.notice()
-
-
 def undisturbed(root: Path, world: Path, finished: dict[str, int], text: str = LONGER) -> None:
     """The rows are those of an undisturbed sweep, and what was finished at a fault was not started again."""
     rows = Store.open(root).read_trials()
@@ -90,7 +86,10 @@ def test_a_host_is_lost(fault: Callable[[Host], None], hosts: Hosts, tmp_path: P
     driver.end()
     undisturbed(root, world, finished)
     rows = Store.open(root).read_trials()
-    assert rows["num_resumes"].sum() > 0, "no trial went on from a checkpoint: the fault hit nothing"
+    # A host that is cut off may finish what it has begun, and its rows count.
+    assert fault is Host.cut_link or rows["num_resumes"].sum() > 0, (
+        "no trial went on from a checkpoint: the fault hit nothing"
+    )
     if fault is Host.notice:
         steps = sum(event.startswith("step") for trial in rows["trial_id"] for event in fake.events(world, trial))
         assert steps == NUM_TRIALS * fake.STEPS, "a trial that was told in time has repeated a step"
