@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="How to spend a GPU budget on turning a decoder language model into a text-embedding model.",
-    epilog="SPEC is a YAML file, or a preset: quickstart, smoke, pythia. STORE is a store's folder or URI, or a sweep's "
-    "name.",
+    epilog="SPEC is a YAML file, or a preset: quickstart, smoke, pythia. STORE is a store's folder or URI, or a "
+    "sweep's name.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
