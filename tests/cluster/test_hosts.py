@@ -15,6 +15,8 @@ from sweeps.store import Store
 from tests.cluster import fake
 from tests.cluster.hosts import PORT, Host, Hosts, child_of, several_hosts, why_not
 from tests.cluster.sweep import SPEC, make_world, same_rows
+from tests.cluster.test_gang import alone
+from tests.trainer.trials import make_world as make_trial_world
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,6 +28,8 @@ LONGER = SPEC.replace("[1e9, 4e9]", "[1e9, 2e9, 4e9, 8e9]")
 NUM_TRIALS = 24
 STEP_SECONDS = 0.4
 SEED = 20261122
+GANG_STEPS = 500
+"""Longer than the first checkpoint takes to come."""
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +111,25 @@ def test_the_driver_is_killed(hosts: Hosts, tmp_path: Path) -> None:
         finished = starts_of(root, world)
     Driver(hosts, root, world).end()
     undisturbed(root, world, finished)
+
+
+def test_four_workers_on_two_hosts_become_two_on_one(hosts: Hosts, tmp_path: Path) -> None:
+    """A host loses its power after a checkpoint: the trial ends on the other, with the loss of one worker alone."""
+    world = make_trial_world(tmp_path)
+    root, log = tmp_path / "store", tmp_path / "driver.log"
+    address = f"{hosts.head.address}:{PORT}"
+    command = [sys.executable, "-m", "tests.cluster.real", str(root), str(world), "4", str(GANG_STEPS), address]
+    driver = hosts.head.enter(command, stdout=log.open("a"), stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 240
+    while not list(root.glob("checkpoints/*/step-*/record.json")):
+        assert driver.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.2)
+    hosts.workers[0].cut_power()
+    assert driver.wait(300) == 0, log.read_text()[-3000:]
+    expected = alone(world, tmp_path / "alone", 4, GANG_STEPS)
+    row = Store.open(root).read_trial(expected.spec.trial_id)
+    assert (row.placement.num_workers, row.num_resumes) == (2, 1)
+    assert row.metrics is not None and expected.metrics is not None
+    assert row.metrics.loss == pytest.approx(expected.metrics.loss, abs=1e-3)
+    assert row.spending.tokens == expected.spending.tokens
+    hosts.start_worker(hosts.workers[0])
