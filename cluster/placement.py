@@ -21,6 +21,8 @@ DEVICE_FILL = 0.92
 HOST_FILL = 0.8
 CHUNK_TOKENS = 16384
 SMALLEST_CHUNK_TOKENS = 1024
+CHECKPOINT_SECONDS = {"cpu": 10.0, "cuda": 60.0}
+"""Between two checkpoints: what fits a CPU is written in milliseconds, a large model on a GPU takes seconds."""
 DEVIATIONS = 4
 """A step in about 30,000 has more tokens than the mean and so many standard deviations."""
 
@@ -147,8 +149,7 @@ def _candidates(resources: Resources, machines: Sequence[Machine]) -> Iterator[P
         num_threads=resources.num_threads,
         dtype=_dtype(resources, machines),
         tf32=resources.tf32,
-        # What fits a CPU is written in milliseconds; a large model on a GPU takes seconds.
-        checkpoint_seconds=60 if on_gpu else 10,
+        checkpoint_seconds=CHECKPOINT_SECONDS["cuda" if on_gpu else "cpu"],
     )
     gangs = _gangs(resources, machines)
     for num_workers, gpus in gangs:

@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 PORT = 6379
 DRAIN_SECONDS = 20
-START_SECONDS = 120
+START_SECONDS = 240
 LOOKOUT = """
 import sys
 from ray._raylet import GcsClient
@@ -58,6 +58,8 @@ class Host:
     environment: dict[str, str]
     power: subprocess.Popen[bytes] | None = None
     others: list[subprocess.Popen[Any]] = field(default_factory=list)
+    is_up: bool = False
+    """Whether its node was started and has not been lost since."""
 
     def start(self, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
         """Run a command on this host, in a process namespace of its own; its output goes to a file."""
@@ -76,6 +78,7 @@ class Host:
         command = [RAY, "start", f"--node-ip-address={self.address}", *options]
         command += [f"--temp-dir={self.folder.parent / 'ray'}", "--object-store-memory=100000000", "--block"]
         self.power = self.start([*command, "--disable-usage-stats"])
+        self.is_up = True
 
     def enter(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Run a command beside the Ray node of this host, as somebody who has logged in."""
@@ -88,15 +91,18 @@ class Host:
     def cut_power(self) -> None:
         """SIGKILL to every process of the Ray node, at once."""
         assert self.power is not None
+        self.is_up = False
         self.power.kill()
         self.power.wait()
 
     def notice(self) -> None:
         """What a cloud does before it takes a spot machine back: SIGTERM to ``ray start --block``."""
         assert self.power is not None
+        self.is_up = False
         os.kill(child_of(self.power), signal.SIGTERM)
 
     def cut_link(self) -> None:
+        self.is_up = False
         _ip("-n", self.name, "link", "set", "eth0", "down")
 
     def mend_link(self) -> None:
@@ -122,11 +128,10 @@ class Hosts:
             worker.mend_link()
         shutil.rmtree(worker.folder)
         worker.folder.mkdir()
-        before = self.num_nodes()
         worker.start_ray(
             f"--address={self.head.address}:{PORT}", f"--num-cpus={self.num_cpus}", f"--num-gpus={self.num_gpus}"
         )
-        self._wait_for(before + 1)
+        self.wait()
 
     def num_nodes(self) -> int:
         """Nodes that the cluster takes for alive."""
@@ -135,10 +140,13 @@ class Hosts:
         self.lookout.stdin.flush()
         return int(self.lookout.stdout.readline())
 
-    def _wait_for(self, num_nodes: int) -> None:
+    def wait(self) -> None:
+        """Until the cluster sees the hosts that are up, and none that was lost."""
+        wanted = sum(host.is_up for host in (self.head, *self.workers))
         deadline = time.monotonic() + START_SECONDS
-        while self.num_nodes() < num_nodes:
-            assert time.monotonic() < deadline, f"{num_nodes} nodes were not there after {START_SECONDS} seconds"
+        while (found := self.num_nodes()) != wanted:
+            assert time.monotonic() < deadline, f"{found} nodes instead of {wanted} after {START_SECONDS} seconds"
+            time.sleep(0.1)
 
 
 def child_of(process: subprocess.Popen[Any]) -> int:
@@ -181,7 +189,7 @@ def several_hosts(num_workers: int = 2, *, num_cpus: int = 2, num_gpus: int = 0)
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        hosts._wait_for(1)
+        hosts.wait()
         for worker in hosts.workers:
             worker.folder.mkdir(exist_ok=True)
             # One after the other: two at once on a busy machine have been seen to time out.

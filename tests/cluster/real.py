@@ -68,6 +68,10 @@ def drive_real(root: Path, world: Path, num_workers: int, num_steps: int) -> Non
 if __name__ == "__main__":
     import ray
 
+    from cluster import placement
+
+    # The trial is over before the first checkpoint otherwise.
+    placement.CHECKPOINT_SECONDS["cpu"] = 0.5
     store, world, workers, steps, address = sys.argv[1:]
     ray.init(address=address, log_to_driver=False, logging_level="error")
     drive_real(Path(store), Path(world), int(workers), int(steps))

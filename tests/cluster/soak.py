@@ -25,9 +25,9 @@ TEXT = (
     .replace("models: [nano-1k]", "models: [nano-1k, nano-3k]")
     .replace("trials: 3", "trials: 8")
 )
-STEP_SECONDS = 0.5
-PAUSE_SECONDS = 8.0
-"""At most, between a fault and the next."""
+STEP_SECONDS = 0.7
+PAUSE_SECONDS = 4.0
+"""At most, between the first row after a fault and the next fault."""
 FAULTS = ("node SIGKILL", "node link down", "node drain", "driver SIGKILL")
 
 
@@ -52,7 +52,10 @@ def _suffer(
     driver = Driver(hosts, root, world, TEXT)
     victim: Host | None = None
     for number in range(num_faults):
-        time.sleep(moment.uniform(1.0, PAUSE_SECONDS))
+        before = len(_recorded(root))
+        while len(_recorded(root)) == before and driver.process.poll() is None:
+            time.sleep(0.2)
+        time.sleep(moment.uniform(0.0, PAUSE_SECONDS))
         fault = FAULTS[number % len(FAULTS)] if number < len(FAULTS) else moment.choice(FAULTS)
         if driver.process.poll() is not None:
             break

@@ -123,7 +123,7 @@ def make_world(folder: Path, *, seconds: float, faults: dict[str, str] | None = 
 
 
 def drive(
-    root: Path, world: Path, text: str = SPEC, on_progress: Callable[[SweepProgress], None] = lambda _: None
+    root: Path | str, world: Path, text: str = SPEC, on_progress: Callable[[SweepProgress], None] = lambda _: None
 ) -> Outcome:
     """Run the sweep on the Ray that is up."""
     from cluster.tune import run
