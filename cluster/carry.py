@@ -19,10 +19,11 @@ from pathlib import Path
 
 from sweeps.remote import RemotePath, is_remote
 from sweeps.store import StoreError
-from trainer.checkpoint import KEPT, RECORD, is_whole, steps_of
 from trainer.trial import TrialFiles
 
 LOOK_SECONDS = 0.5
+RECORD = "record.json"
+"""Vouches for its checkpoint: the last to be sent."""
 
 
 @contextmanager
@@ -78,6 +79,8 @@ class _Carrier:
 
     def fetch(self, *, steps: bool) -> None:
         """Notes, and the newest checkpoint that is whole."""
+        from trainer.checkpoint import is_whole  # loads torch, which nobody needs for a store on a path
+
         self._local.mkdir(parents=True, exist_ok=True)
         names = self._remote.files_below()
         for name in names:
@@ -120,6 +123,8 @@ class _Carrier:
                 self._send()
 
     def _send(self) -> None:
+        from trainer.checkpoint import KEPT, steps_of
+
         for note in self._local.iterdir() if self._local.is_dir() else ():
             if note.is_file() and not note.name.startswith("."):
                 written = note.stat().st_mtime_ns

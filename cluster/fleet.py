@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from cluster.placement import Layout, Machine, layout_of, place, size_of
+from cluster.placement import Layout, Machine, largest_step_tokens, layout_of, num_on_all, place, size_of
+from sweeps.plan import Study
 from sweeps.spec import Resources
 from trainer.memory import StepLoad
+from trainer.prepare import Prepared
 from trainer.trial import Placement
 
 LOOK_SECONDS = 2.0
@@ -58,6 +60,10 @@ class Fleet:
     def layout(self, placement: Placement) -> Layout:
         return layout_of(placement, self._machines)
 
+    def has_room(self, placement: Placement) -> bool:
+        """Whether the machines there are now could hold such a trial, were they empty."""
+        return num_on_all(placement, self._machines) >= placement.num_workers
+
     @property
     def smallest(self) -> float:
         """The size of the sweep's smallest trials."""
@@ -75,6 +81,19 @@ class Fleet:
             if workers in ("auto", 1):
                 raise
         return self._placed(key, replace(resources, workers_per_trial=int(workers) // 2))
+
+
+def load_of(study: Study, prepared: Prepared) -> StepLoad:
+    """The training step of any trial of ``study``."""
+    num_negatives = prepared.manifest.source.num_negatives
+    batch_size, longest = study.fixed.batch_size, (2 + num_negatives) * study.fixed.max_length
+    return StepLoad(
+        shape=prepared.models[study.cell.model].shape,
+        method=study.cell.method,
+        batch_size=batch_size,
+        tokens=largest_step_tokens(prepared.statistics.tokens_per_pair, batch_size, longest),
+        num_negatives=num_negatives,
+    )
 
 
 def _num_slots(resources: Resources, machines: tuple[Machine, ...]) -> int:

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.carry import carried
 from cluster.nodes import MachineLostError, are_lost, own_node
-from trainer.gang import Failure, cause
+from trainer.failure import Failure, cause
 from trainer.trial import CurvePoint, Placement, Stopped, TrialFiles, TrialResult, TrialSpec
 
 POLL_SECONDS = 0.5

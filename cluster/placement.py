@@ -51,12 +51,19 @@ def layout_of(placement: Placement, machines: Sequence[Machine]) -> Layout:
 
 def num_on_one_machine(placement: Placement, machines: Sequence[Machine]) -> int:
     """The most workers of a trial that one machine has room for."""
+    return min(placement.num_workers, max(_num_that_fit(placement, machine) for machine in machines))
 
-    def room(machine: Machine) -> float:
-        by_cpus = machine.num_cpus / placement.cpus_per_worker
-        return min(by_cpus, machine.num_gpus / placement.gpus_per_worker) if placement.gpus_per_worker else by_cpus
 
-    return min(placement.num_workers, math.floor(max(room(machine) for machine in machines)))
+def num_on_all(placement: Placement, machines: Sequence[Machine]) -> int:
+    """How many such workers the machines have room for together."""
+    return sum(_num_that_fit(placement, machine) for machine in machines)
+
+
+def _num_that_fit(placement: Placement, machine: Machine) -> int:
+    by_cpus = machine.num_cpus / placement.cpus_per_worker
+    return math.floor(
+        min(by_cpus, machine.num_gpus / placement.gpus_per_worker) if placement.gpus_per_worker else by_cpus
+    )
 
 
 def size_of(placement: Placement) -> float:

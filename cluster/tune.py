@@ -27,9 +27,9 @@ from ray.tune.search import Searcher
 
 from cluster.actor import TRAIN, Assignment, Trial, failed
 from cluster.deaths import Deaths
-from cluster.fleet import Fleet
+from cluster.fleet import Fleet, load_of
 from cluster.nodes import alive, machines, remove_leftovers
-from cluster.placement import largest_step_tokens, size_of
+from cluster.placement import size_of
 from cluster.progress import Report, SweepProgress, Tracker
 from cluster.turns import Turns
 from sweeps.plan import Study
@@ -37,7 +37,6 @@ from sweeps.search import Agenda, Finished
 from sweeps.spec import Resources
 from sweeps.store import Root, Store, StoreError
 from sweeps.weights import drop_worse_weights
-from trainer.memory import StepLoad
 from trainer.prepare import Prepared
 from trainer.trial import Placement, TrialFiles, TrialSpec, TrialState
 
@@ -128,7 +127,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._prepared, self._store, self._resources, self._train = prepared, store, resources, train
         rows = store.read_trials()
         # All at once: what fits nowhere is refused before anything is trained.
-        loads = {study.key: _load(study, prepared) for study in studies}
+        loads = {study.key: load_of(study, prepared) for study in studies}
         self._fleet = Fleet(loads, resources, machines, resumed=len(rows) > 0)
         self.tracker = Tracker(studies, self._fleet.num_slots)
         self.stopper = _Stopper()
@@ -150,13 +149,16 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         running = {(study.key, assignment.spec.number) for study, assignment in self._asked.values()}
         for study, number in self.agenda.ready(running):
             placement = self._fleet.placement(study.key)
-            if self._turns.may_ask(size_of(placement), self._fleet.smallest):
+            if self._turns.may_ask(size_of(placement), self._fleet.smallest, self._can_fit):
                 assignment = self._assignment(self.agenda.trial(study, number), placement)
                 self._asked[trial_id] = study, assignment
                 self._turns.asks(trial_id, size_of(placement))
                 return {"assignment": assignment}
         # One that runs may yet be interrupted and be asked for again.
         return None if self._asked else Searcher.FINISHED
+
+    def _can_fit(self, trial_id: str) -> bool:
+        return self._fleet.has_room(self._asked[trial_id][1].placement)
 
     def begins(self, trial: Any) -> None:
         """Tune's ``trial`` has a process."""
@@ -231,9 +233,8 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def _bury(self, assignment: Assignment) -> None:
         """Record a trial whose process died too often as FAILED, unless it came further each time."""
-        if (reason := self._deaths.verdict(assignment.spec.trial_id, alive())) and not self._store.has(
-            assignment.spec.trial_id
-        ):
+        trial_id = assignment.spec.trial_id
+        if (reason := self._deaths.verdict(trial_id, alive())) and not self._store.has(trial_id):
             self._store.record(failed(assignment, reason, here=False))
 
     def _look(self, spec: TrialSpec) -> None:
@@ -336,16 +337,3 @@ def _scratch(store: Root) -> Iterator[Path]:
 
 def _trial_id(trial: Any) -> str:
     return str(trial.config["assignment"].spec.trial_id)
-
-
-def _load(study: Study, prepared: Prepared) -> StepLoad:
-    """The training step of any trial of ``study``."""
-    num_negatives = prepared.manifest.source.num_negatives
-    batch_size, longest = study.fixed.batch_size, (2 + num_negatives) * study.fixed.max_length
-    return StepLoad(
-        shape=prepared.models[study.cell.model].shape,
-        method=study.cell.method,
-        batch_size=batch_size,
-        tokens=largest_step_tokens(prepared.statistics.tokens_per_pair, batch_size, longest),
-        num_negatives=num_negatives,
-    )

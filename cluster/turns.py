@@ -10,6 +10,7 @@ is asked for until it has begun: what ends from then on makes room for it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 PATIENCE_SECONDS = 60.0
@@ -22,17 +23,21 @@ class _Waiting:
 
 
 class Turns:
-    """The trials of one sweep that wait for their place. ``smallest`` is the size of its smallest trials."""
+    """The trials of one sweep that wait for their place, by a key. ``smallest`` is the size of its smallest trials."""
 
     def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._patience_seconds = patience_seconds
         self._waiting: dict[str, _Waiting] = {}
 
-    def may_ask(self, size: float, smallest: float) -> bool:
-        """Whether a trial of this size may be asked for now."""
-        large = [waiting for waiting in self._waiting.values() if waiting.size > smallest]
+    def may_ask(self, size: float, smallest: float, can_fit: Callable[[str], bool]) -> bool:
+        """Whether a trial of this size may be asked for now.
+
+        ``can_fit`` says of a trial that waits whether the machines could hold it at all: for one that waits for
+        machines, not for others to end, nobody makes room.
+        """
+        large = {key: waiting for key, waiting in self._waiting.items() if waiting.size > smallest}
         now = time.monotonic()
-        if any(now - waiting.since > self._patience_seconds for waiting in large):
+        if any(now - waiting.since > self._patience_seconds and can_fit(key) for key, waiting in large.items()):
             return False
         return size <= smallest or not large
 

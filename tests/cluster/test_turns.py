@@ -10,6 +10,10 @@ from cluster import turns
 from cluster.turns import Turns
 
 
+def always(key: str) -> bool:
+    return True
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0
@@ -35,7 +39,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch, *, num_small: int, num_large: int,
         running = [(end, size) for end, size in running if end > clock.now]
         free = slots - sum(size for _, size in running)
         while len(waiting) + len(running) < 2 * slots:
-            size = next((s for s in (large, 1) if left[s] and held.may_ask(s, 1)), None)
+            size = next((s for s in (large, 1) if left[s] and held.may_ask(s, 1, always)), None)
             if size is None:
                 break
             left[size] -= 1
@@ -65,16 +69,23 @@ def test_large_trials_get_their_turn_while_small_ones_go_on(monkeypatch: pytest.
 
 def test_a_large_trial_that_waits_holds_nothing_before_its_time() -> None:
     held = Turns(patience_seconds=60)
-    assert held.may_ask(8, 1)
+    assert held.may_ask(8, 1, always)
     held.asks("large", 8)
-    assert held.may_ask(1, 1), "small ones go on"
-    assert not held.may_ask(8, 1), "one large one waits at a time: the places in the queue are for what fits"
+    assert held.may_ask(1, 1, always), "small ones go on"
+    assert not held.may_ask(8, 1, always), "one large one waits at a time: the places in the queue are for what fits"
     held.begins("large")
-    assert held.may_ask(8, 1)
+    assert held.may_ask(8, 1, always)
 
 
 def test_trials_of_one_size_never_wait_for_each_other() -> None:
     held = Turns(patience_seconds=0)
     for number in range(10):
-        assert held.may_ask(4, 4)
+        assert held.may_ask(4, 4, always)
         held.asks(str(number), 4)
+
+
+def test_nobody_makes_room_for_what_waits_for_machines() -> None:
+    held = Turns(patience_seconds=-1)
+    held.asks("large", 8)
+    assert not held.may_ask(1, 1, always)
+    assert held.may_ask(1, 1, lambda key: False)
