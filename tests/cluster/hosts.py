@@ -30,11 +30,20 @@ PORT = 6379
 DRAIN_SECONDS = 20
 START_SECONDS = 240
 LOOKOUT = """
-import sys
+import sys, time
 from ray._raylet import GcsClient
-client = GcsClient(address=sys.argv[1])
+client, deadline = None, time.monotonic() + float(sys.argv[2])
 for line in sys.stdin:
-    print(sum(node.state == 0 for node in client.get_all_node_info().values()), flush=True)
+    while True:
+        try:
+            client = client or GcsClient(address=sys.argv[1])
+            alive = sum(node.state == 0 for node in client.get_all_node_info().values())
+            break
+        except Exception:  # the head is not there yet, or busy
+            if time.monotonic() > deadline:
+                raise
+    deadline = time.monotonic() + float(sys.argv[2])
+    print(alive, flush=True)
 """
 
 
@@ -185,7 +194,7 @@ def several_hosts(num_workers: int = 2, *, num_cpus: int = 2, num_gpus: int = 0)
         hosts.head.start_ray("--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false")
         _wait_for_port(hosts.head)
         hosts.lookout = hosts.head.enter(
-            [sys.executable, "-c", LOOKOUT, f"{hosts.head.address}:{PORT}"],
+            [sys.executable, "-c", LOOKOUT, f"{hosts.head.address}:{PORT}", str(START_SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -1,6 +1,6 @@
 """A longer trial of the whole: a sweep of some hundred short trials on several hosts, through random faults.
 
-``python -m tests.cluster.soak [FAULTS] [SEED]`` prints a table of what happened, and ends with status 1 unless the rows
+``python -m tests.cluster.soak [FAULTS] [SEED] [TRIALS]`` (20, 1, and 8 in each of 20 studies) prints a table of what happened, and ends with status 1 unless the rows
 are those of an undisturbed sweep and no finished trial was run again. Needs root.
 """
 
@@ -20,11 +20,8 @@ from tests.cluster.hosts import Host, Hosts, several_hosts, why_not
 from tests.cluster.sweep import SPEC, expected_rows, make_world, same_rows, studies_of
 from tests.cluster.test_hosts import Driver
 
-TEXT = (
-    SPEC.replace("[1e9, 4e9]", "[1e9, 2e9, 4e9, 8e9, 1.6e10]")
-    .replace("models: [nano-1k]", "models: [nano-1k, nano-3k]")
-    .replace("trials: 3", "trials: 8")
-)
+DEFAULTS = ("20", "1", "8")
+BUDGETS = SPEC.replace("[1e9, 4e9]", "[1e9, 2e9, 4e9, 8e9, 1.6e10]")
 STEP_SECONDS = 0.7
 PAUSE_SECONDS = 4.0
 """At most, between the first row after a fault and the next fault."""
@@ -32,24 +29,26 @@ FAULTS = ("node SIGKILL", "node link down", "node drain", "driver SIGKILL")
 
 
 def main() -> int:
-    num_faults, seed = (int(argument) for argument in (*sys.argv[1:], *("20", "1")[len(sys.argv) - 1 :]))
+    given = sys.argv[1:]
+    num_faults, seed, num_trials = (int(argument) for argument in (*given, *DEFAULTS[len(given) :]))
+    text = BUDGETS.replace("[nano-1k]", "[nano-1k, nano-3k]").replace("trials: 3", f"trials: {num_trials}")
     if reason := why_not():
         print(f"no soak here: {reason}")
         return 2
     with tempfile.TemporaryDirectory(prefix="isoflop-soak-") as folder, several_hosts() as hosts:
         root, world = Path(folder) / "store", make_world(Path(folder) / "world", seconds=STEP_SECONDS)
         began = time.monotonic()
-        happened, again = _suffer(hosts, root, world, random.Random(seed), num_faults)
-        return _tell(root, world, happened, again, time.monotonic() - began)
+        happened, again = _suffer(hosts, root, world, text, random.Random(seed), num_faults)
+        return _tell(root, world, text, happened, again, time.monotonic() - began)
 
 
 def _suffer(
-    hosts: Hosts, root: Path, world: Path, moment: random.Random, num_faults: int
+    hosts: Hosts, root: Path, world: Path, text: str, moment: random.Random, num_faults: int
 ) -> tuple[Counter[str], set[str]]:
     """Faults until there were enough of them, then the rest of the sweep; also the trials that ran after their row."""
     happened: Counter[str] = Counter()
     again: set[str] = set()
-    driver = Driver(hosts, root, world, TEXT)
+    driver = Driver(hosts, root, world, text)
     victim: Host | None = None
     for number in range(num_faults):
         before = len(_recorded(root))
@@ -65,7 +64,7 @@ def _suffer(
         finished = {trial: fake.starts(world, trial) for trial in _recorded(root)}
         if fault == "driver SIGKILL":
             driver.kill()
-            driver = Driver(hosts, root, world, TEXT)
+            driver = Driver(hosts, root, world, text)
         else:
             victim = moment.choice(hosts.workers)
             {"node SIGKILL": victim.cut_power, "node link down": victim.cut_link, "node drain": victim.notice}[fault]()
@@ -83,13 +82,13 @@ def _recorded(root: Path) -> frozenset[str]:
     return Store(root).trial_ids()
 
 
-def _tell(root: Path, world: Path, happened: Counter[str], again: set[str], seconds: float) -> int:
+def _tell(root: Path, world: Path, text: str, happened: Counter[str], again: set[str], seconds: float) -> int:
     rows = Store.open(root).read_trials()
-    planned = set(expected_rows(TEXT)["trial_id"])
+    planned = set(expected_rows(text)["trial_id"])
     steps = Counter(event for trial in planned for event in (f"{trial} {line}" for line in _steps(world, trial)))
     repeated = sum(number - 1 for number in steps.values())
     table = {
-        "trials": sum(study.num_trials for study in studies_of(read_spec(TEXT))),
+        "trials": sum(study.num_trials for study in studies_of(read_spec(text))),
         **{f"faults: {fault}": happened[fault] for fault in FAULTS},
         "faults": happened.total(),
         "rows lost": len(planned - set(rows["trial_id"])),
@@ -101,7 +100,7 @@ def _tell(root: Path, world: Path, happened: Counter[str], again: set[str], seco
     }
     for what, number in table.items():
         print(f"{what:34} {number}")
-    same_rows(rows, TEXT)
+    same_rows(rows, text)
     print("the rows are those of an undisturbed sweep")
     return int(bool(table["rows lost"] or table["trials run twice"]))
 
