@@ -1,7 +1,8 @@
 """A longer trial of the whole: a sweep of some hundred short trials on several hosts, through random faults.
 
-``python -m tests.cluster.soak [FAULTS] [SEED] [TRIALS]`` (20, 1, and 8 in each of 20 studies) prints a table of what happened, and ends with status 1 unless the rows
-are those of an undisturbed sweep and no finished trial was run again. Needs root.
+``python -m tests.cluster.soak [FAULTS] [SEED] [TRIALS]`` (20 faults, seed 1, 8 trials in each of 20 studies) prints a
+table of what happened, and ends with status 1 unless the rows are those of an undisturbed sweep and no finished trial
+was run again. Needs root.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _suffer(
 ) -> tuple[Counter[str], set[str]]:
     """Faults until there were enough of them, then the rest of the sweep; also the trials that ran after their row."""
     happened: Counter[str] = Counter()
-    again: set[str] = set()
+    finished: dict[str, int] = {}
     driver = Driver(hosts, root, world, text)
     victim: Host | None = None
     for number in range(num_faults):
@@ -61,7 +62,7 @@ def _suffer(
         if victim is not None and fault != "driver SIGKILL":
             hosts.start_worker(victim)
         # By now the cluster has all its hosts, or the driver alone is the victim.
-        finished = {trial: fake.starts(world, trial) for trial in _recorded(root)}
+        finished = {**_starts(root, world), **finished}
         if fault == "driver SIGKILL":
             driver.kill()
             driver = Driver(hosts, root, world, text)
@@ -70,12 +71,16 @@ def _suffer(
             {"node SIGKILL": victim.cut_power, "node link down": victim.cut_link, "node drain": victim.notice}[fault]()
         happened[fault] += 1
         print(f"{number + 1}: {fault}, {len(finished)} rows", flush=True)
-        again |= {trial for trial, starts in finished.items() if fake.starts(world, trial) != starts}
     if victim is not None:
         hosts.start_worker(victim)
-    finished = {trial: fake.starts(world, trial) for trial in _recorded(root)}
+    finished = {**_starts(root, world), **finished}
     driver.end()
-    return happened, again | {trial for trial, starts in finished.items() if fake.starts(world, trial) != starts}
+    return happened, {trial for trial, starts in finished.items() if fake.starts(world, trial) != starts}
+
+
+def _starts(root: Path, world: Path) -> dict[str, int]:
+    """How often each trial that has a row was started."""
+    return {trial: fake.starts(world, trial) for trial in _recorded(root)}
 
 
 def _recorded(root: Path) -> frozenset[str]:
