@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: sweep test check slow clean
+.PHONY: sweep test check slow soak clean
 
 sweep: $(INSTALLED)  ## run the quickstart sweep and print its recommendation
 	$(BIN)/isoflop launch quickstart
@@ -14,6 +14,9 @@ test: $(INSTALLED)  ## everything that takes less than minutes; files of tests t
 
 slow: $(INSTALLED)  ## what takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+soak: $(INSTALLED)  ## random faults on a cluster of several hosts; needs root and Linux
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.cluster.soak
 
 check: $(INSTALLED)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ import errno
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="How to spend a GPU budget on turning a decoder language model into a text-embedding model.",
-    epilog="SPEC is a YAML file, or a preset: quickstart, smoke, pythia. STORE is a store's folder, or a sweep's name.",
+    epilog="SPEC is a YAML file, or a preset: quickstart, smoke, pythia. STORE is a store's folder or URI, or a "
+    "sweep's name.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,7 +48,8 @@ app = typer.Typer(
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or a preset's name.")]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A store's folder, or a sweep's name.")]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", metavar="PATH", help="Where results go (default: ./stores/<sweep name>).")
+    str | None,
+    typer.Option("--store", metavar="PATH|URI", help="Where results go, also s3:// (default: ./stores/<sweep name>)."),
 ]
 OnOption = Annotated[
     str | None,
@@ -499,17 +502,19 @@ def export(
     opened = _open(store)
     result = find_trial(opened, trial)
     prepared = prepared_of(opened)
+    from cluster.carry import fetched_weights
     from trainer.export import export as export_model
     from trainer.prepare import default_cache
 
-    export_model(
-        out.resolve(),
-        result=result,
-        weights=opened.weights(result.spec.trial_id),
-        base=Path(prepared.models[result.spec.model].path),
-        manifest=prepared.manifest,
-        cache=default_cache(),
-    )
+    with TemporaryDirectory(prefix="isoflop-weights-") as here:
+        export_model(
+            out.resolve(),
+            result=result,
+            weights=fetched_weights(opened.weights(result.spec.trial_id), Path(here)),
+            base=Path(prepared.models[result.spec.model].path),
+            manifest=prepared.manifest,
+            cache=default_cache(),
+        )
     assert result.metrics is not None
     which = "" if trial else ", the least of all trials with weights"
     say(_console(), f"trial {result.spec.trial_id} with a loss of {result.metrics.loss:.4f}{which}: {out}")
@@ -558,6 +563,8 @@ def _whole_flops(budget: float) -> int:
 def _open(name: str) -> Store:
     from sweeps.store import Store
 
+    if "://" in name:
+        return Store.open(name)
     named = Path("stores") / name
     is_name = not Path(name).exists() and Path(name).name == name and named.exists()
     return Store.open((named if is_name else Path(name)).resolve())

@@ -146,7 +146,9 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         scores=_scores(store),
     )
     curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}
-    return write_report(store.root / "report", rows, curves, frontier, recommendation, context)
+    # A report is for a person's browser: that of a store on object storage is written here.
+    folder = store.root / "report" if isinstance(store.root, Path) else Path("reports") / spec.name
+    return write_report(folder, rows, curves, frontier, recommendation, context)
 
 
 def _scores(store: Store) -> pd.DataFrame | None:

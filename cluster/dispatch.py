@@ -20,11 +20,12 @@ from cluster.bounds import Bounds
 from cluster.local import access_token
 from cluster.target import ClusterFile, Here, Kubernetes, RayAddress, read_target, tunnel
 from sweeps.cost import Cost, Rates
+from sweeps.remote import SCHEMES, place
 from sweeps.spec import SweepSpec
-from sweeps.store import Store
+from sweeps.store import Root, Store
 from trainer.prepare import default_cache
 
-FILE_SYSTEMS = ("s3", "gs", "gcs")
+SCHEMES = ("s3", "gs", "gcs")
 DATA_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 WAIT_SECONDS = 300.0
 """For a machine that an autoscaler of a running cluster may bring."""
@@ -81,7 +82,7 @@ def launch(spec: SweepSpec, wish: Wish, console: Console) -> int:
 def _launch_here(spec: SweepSpec, wish: Wish, bounds: Bounds, console: Console) -> int:
     from cluster.drive import drive
 
-    root = Path(wish.store or Path("stores") / spec.name)
+    root = place(wish.store or Path("stores") / spec.name)
     _say_cost(spec, root, wish, console)
     drive(spec, root, console, bounds=bounds)
     return 0
@@ -96,7 +97,7 @@ def _launch_at(target: RayAddress, spec: SweepSpec, wish: Wish, console: Console
             f"'{tunnel(target.address, target.host)}' and give --on at the port that it opens here",
         )
     if target.is_here:
-        store = str(Path(wish.store or Path("stores") / spec.name).resolve())
+        store = str(place(wish.store or Path("stores") / spec.name).resolve())
         places, wait_seconds, python = (store, str(Path(wish.cache or default_cache()).resolve())), 0.0, sys.executable
     else:
         places, wait_seconds, python = shared_places(wish, spec), WAIT_SECONDS, "python"
@@ -166,7 +167,7 @@ def shared_place(option: str, place: str | None, example: str) -> str:
     if place is None:
         raise ValueError(f"{option} is missing, and a cluster does not see this machine's folders: {mend}")
     scheme = urlsplit(place).scheme
-    if scheme in FILE_SYSTEMS:
+    if scheme in SCHEMES:
         return place.rstrip("/")
     if scheme or not PurePosixPath(place).is_absolute():
         raise ValueError(f"{option} is {place!r}, which is no path or URI that is the same on all nodes: {mend}")
@@ -208,7 +209,7 @@ def _sources(spec: SweepSpec) -> Iterable[str]:
     return (spec.data.source, *(origin.source for origin in spec.data.sources))
 
 
-def _say_cost(spec: SweepSpec, root: Path | None, wish: Wish, console: Console) -> None:
+def _say_cost(spec: SweepSpec, root: Root | None, wish: Wish, console: Console) -> None:
     """The plan in a sentence, what it costs, and which cap it would meet."""
     if wish.dry_run:
         console = Console(

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -25,7 +24,7 @@ from cluster.target import tunnel
 from cluster.view import watching
 from sweeps.plan import studies
 from sweeps.spec import SweepSpec
-from sweeps.store import Store
+from sweeps.store import Root, Store
 from trainer.prepare import Prepared, default_cache, is_there
 
 
@@ -59,7 +58,7 @@ def own_ground(spec: SweepSpec, console: Console) -> Iterator[Ground]:
 
 def drive(
     spec: SweepSpec,
-    root: Path,
+    root: Root,
     console: Console,
     *,
     bounds: Bounds | None = None,
@@ -136,7 +135,7 @@ def _conclude(store: Store, found: SweepStatus, console: Console) -> None:
         sys.exit(1)
 
 
-def _begun(root: Path) -> Prepared | None:
+def _begun(root: Root) -> Prepared | None:
     """What a sweep with rows was begun with, where that is still there: what was installed since is no matter."""
     if not (root / "sweep.yaml").exists() or not Store.open(root).trial_ids():
         return None

@@ -21,6 +21,7 @@ from cluster.join import joined_ray, sweeps_beside, wait_for_machines
 from cluster.keep import DIED
 from cluster.order import Order
 from cluster.share import looking
+from sweeps.remote import place
 from sweeps.spec import SweepSpec, read_spec
 from trainer.refusal import is_ours
 
@@ -30,7 +31,7 @@ WIDTH = 200
 def carry_out(order: Order) -> None:
     """Drive the ordered sweep on the cluster that this process is in."""
     console = Console(width=WIDTH)
-    drive(read_spec(order.spec), Path(order.store), console, bounds=order.bounds, ground_of=ground_for(order))
+    drive(read_spec(order.spec), place(order.store), console, bounds=order.bounds, ground_of=ground_for(order))
 
 
 def ground_for(order: Order) -> GroundOf:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweeps.spec import TrackerName
-from sweeps.store import Store
+from sweeps.store import Root, Store
 from trainer.trial import CurvePoint, TrialResult, TrialSpec
 
 MOST_POINTS = 500
@@ -105,9 +107,12 @@ class Tracking:
 
 
 class _TensorBoard:
-    """Event files in the store; a process that takes up a trial begins a new one, which replaces what it repeats."""
+    """Event files in the store; a process that takes up a trial begins a new one, which replaces what it repeats.
 
-    def __init__(self, folder: Path, spec: TrialSpec) -> None:
+    An object cannot be added to: on object storage they appear when the process leaves the trial.
+    """
+
+    def __init__(self, folder: Root, spec: TrialSpec) -> None:
         self._folder, self._spec = folder, spec
 
     def begins(self, first_step: int) -> None:
@@ -116,7 +121,8 @@ class _TensorBoard:
         again = {"purge_step": first_step} if first_step > 1 else {}
         # Its own file names differ by the second and the host alone.
         own = f".{uuid.uuid4().hex[:8]}"
-        self._writer = SummaryWriter(str(self._folder), flush_secs=10, filename_suffix=own, **again)
+        here = self._folder if isinstance(self._folder, Path) else tempfile.mkdtemp(prefix="isoflop-events-")
+        self._writer = SummaryWriter(str(here), flush_secs=10, filename_suffix=own, **again)
 
     def reaches(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -132,6 +138,11 @@ class _TensorBoard:
 
     def closes(self) -> None:
         self._writer.close()
+        if not isinstance(self._folder, Path):
+            written = Path(self._writer.logdir)
+            for file in written.iterdir():
+                (self._folder / file.name).upload(file)
+            shutil.rmtree(written)
 
 
 class _WandB:

@@ -18,6 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sweeps.remote import RemotePath
+
+Root = Path | RemotePath
 GROWTH = 2
 """A new segment takes in those that are smaller than so many times itself: the number of segments grows like the
 logarithm of the rows, and so does how often a row is written again."""
@@ -26,7 +29,7 @@ logarithm of the rows, and so does how often a row is written again."""
 class Compact:
     """The segments in ``folder``. Rows have the columns of ``schema``, among them ``trial_id``."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, write: Callable[[Path, bytes], None]) -> None:
+    def __init__(self, folder: Root, schema: pa.Schema, write: Callable[[Root, bytes], None]) -> None:
         """``write`` puts a whole file at a path."""
         self._folder, self._schema, self._write = folder, schema, write
 
@@ -38,7 +41,7 @@ class Compact:
 
     def add(self, rows: pa.Table) -> None:
         """Keep copies of these rows, in a segment with those of smaller ones."""
-        smaller: list[Path] = []
+        smaller: list[Root] = []
         for path, segment in sorted(self._segments(), key=lambda found: found[1].metadata.num_rows):
             if segment.metadata.num_rows < GROWTH * len(rows):
                 rows = pa.concat_tables([rows, segment.read(use_threads=False)])
@@ -52,14 +55,14 @@ class Compact:
             if pc.any(gone).as_py():
                 self._replace([path], segment.read(use_threads=False).filter(pc.invert(gone)))
 
-    def _replace(self, paths: Collection[Path], rows: pa.Table) -> None:
+    def _replace(self, paths: Collection[Root], rows: pa.Table) -> None:
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink, store_schema=False)
         self._write(self._folder / f"{uuid.uuid4().hex}.parquet", sink.getvalue().to_pybytes())
         for path in paths:
             path.unlink(missing_ok=True)
 
-    def _segments(self) -> Iterator[tuple[Path, pq.ParquetFile]]:
+    def _segments(self) -> Iterator[tuple[Root, pq.ParquetFile]]:
         """What can be read: a segment that was merged away just now, is damaged or of another version is no loss."""
         try:
             paths = [path for path in self._folder.iterdir() if path.suffix == ".parquet" and path.name[0] != "."]

@@ -161,9 +161,9 @@ class Resources:
     """Up to 1: a share of a GPU, or a whole one."""
     num_threads: int
     workers_per_trial: int | Auto
-    """Processes that share each step of a trial, on one machine."""
+    """Processes that share each step of a trial: on one machine where one has room for all, else on several."""
     max_gpus_per_trial: int | Auto
-    """The most that a trial takes which does not fit one GPU; the largest machine's where ``auto``."""
+    """The most that a trial takes which does not fit one GPU; where ``auto``, those of one machine, then of several."""
     memory_gib_per_worker: float | Auto
     """Of a worker's GPU, or of its machine where it has none."""
     dtype: Dtype | Auto

@@ -1,5 +1,7 @@
 """The results store: a folder with one Parquet file for each fact, written whole, named by what it is.
 
+The folder is a path, or a place on object storage (``sweeps/remote.py``), where each file is one object:
+
     sweep.yaml                       the frozen spec
     prepared.json                    the data manifest and the models, as they were prepared
     trials/<trial_id>.parquet        how a trial ended: one row (``sweeps/columns.py``)
@@ -11,8 +13,8 @@
     compact/*.parquet                copies of many rows in few files: only for speed (``sweeps/compact.py``)
 
 Knows files, and which of them belong together. A file is written under a temporary name, flushed and renamed, so
-that a reader sees all of it or nothing, writing twice is harmless and no lock is needed. Never knows Ray, Optuna, the
-trainer's inside or what the numbers mean.
+that a reader sees all of it or nothing; an object is written in one go, which is the same. Writing twice is harmless
+and no lock is needed. Never knows Ray, Optuna, the trainer's inside or what the numbers mean.
 """
 
 from __future__ import annotations
@@ -35,13 +37,16 @@ import pyarrow.parquet as pq
 
 from sweeps.columns import COLUMNS, CURVE_SCHEMA, SCHEMA, columns_markdown, from_row, to_curve, to_row
 from sweeps.compact import Compact, once, strings
+from sweeps.remote import RemotePath, place
 from sweeps.spec import SweepSpec, first_difference, read_spec
 from trainer.trial import TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "Store", "StoreError", "columns_markdown"]
+Root = Path | RemotePath
+
+__all__ = ["COLUMNS", "Root", "Store", "StoreError", "columns_markdown"]
 
 _ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
 _READERS = 8
@@ -55,14 +60,14 @@ class StoreError(ValueError):
 
 
 class Store:
-    """The store of one sweep, in the folder ``root``."""
+    """The store of one sweep, in the folder ``root``: a path, or a URI of object storage."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._compact = Compact(root / "compact", _COMPACT_SCHEMA, self._write)
+    def __init__(self, root: Root | str) -> None:
+        self.root = place(root)
+        self._compact = Compact(self.root / "compact", _COMPACT_SCHEMA, self._write)
 
     @classmethod
-    def create(cls, root: Path, spec: SweepSpec, prepared: str) -> Store:
+    def create(cls, root: Root | str, spec: SweepSpec, prepared: str) -> Store:
         """The sweep's store, made where there is none, and taken up again where it holds the same sweep.
 
         ``prepared`` is the JSON of what the sweep works with; that of the first launch is kept once there are rows.
@@ -73,18 +78,18 @@ class Store:
             store._refuse_another(spec)
         else:
             store._refuse_other_files()
-            store._write(root / "sweep.yaml", spec.to_yaml().encode())
+            store._write(store.root / "sweep.yaml", spec.to_yaml().encode())
         if not store.trial_ids():
-            store._write(root / "prepared.json", prepared.encode())
+            store._write(store.root / "prepared.json", prepared.encode())
         return store
 
     @classmethod
-    def open(cls, root: Path) -> Store:
+    def open(cls, root: Root | str) -> Store:
         """The store that is there. Raises ``StoreError`` where there is none."""
         store = cls(root)
         if not store._has_sweep():
-            found = "holds no sweep.yaml" if root.is_dir() else "does not exist"
-            raise StoreError(f"store {str(root)!r} {found}: give the folder of a sweep that was launched")
+            found = "holds no sweep.yaml" if store.root.is_dir() else "does not exist"
+            raise StoreError(f"store {str(store.root)!r} {found}: give the folder of a sweep that was launched")
         return store
 
     @property
@@ -92,7 +97,11 @@ class Store:
         """The frozen spec. Raises ``StoreError`` where its file cannot be read as one."""
         path = self.root / "sweep.yaml"
         try:
-            return read_spec(path)
+            return read_spec(path if isinstance(path, Path) else path.read_text())
+        except OSError as error:
+            raise StoreError(
+                f"{path} cannot be read ({error.strerror}): try again when the storage is there"
+            ) from error
         except ValueError as error:
             raise StoreError(f"{error}; this is the store's own file, so bring back the one that was there") from error
 
@@ -197,19 +206,19 @@ class Store:
         """Raises ``StoreError`` where there is no room or no permission."""
         self._write(self.root / "unrecorded.json", json.dumps(dict(device_seconds)).encode())
 
-    def checkpoints(self, trial_id: str) -> Path:
+    def checkpoints(self, trial_id: str) -> Root:
         """The folder for a trial's checkpoints; it need not exist."""
         return self.root / "checkpoints" / _safe(trial_id)
 
     def remove_checkpoints(self, trial_id: str) -> None:
         """What a recorded trial no longer needs; nothing happens where there is nothing."""
-        shutil.rmtree(self.checkpoints(trial_id), ignore_errors=True)
+        _remove(self.checkpoints(trial_id))
 
-    def events(self, trial_id: str) -> Path:
+    def events(self, trial_id: str) -> Root:
         """The folder for a trial's TensorBoard files; it need not exist."""
         return self.root / "tensorboard" / _safe(trial_id)
 
-    def weights(self, trial_id: str) -> Path:
+    def weights(self, trial_id: str) -> Root:
         """The folder for what a trial has trained; it need not exist."""
         return self.root / "weights" / _safe(trial_id)
 
@@ -222,16 +231,17 @@ class Store:
 
     def remove_weights(self, trial_id: str) -> None:
         """Nothing happens where there is nothing, or where another process removes the same."""
-        shutil.rmtree(self.weights(trial_id), ignore_errors=True)
+        _remove(self.weights(trial_id))
 
-    def _file(self, kind: str, trial_id: str) -> Path:
+    def _file(self, kind: str, trial_id: str) -> Root:
         return self.root / kind / f"{_safe(trial_id)}.parquet"
 
     def _row_ids(self) -> list[str]:
         """Temporary and foreign files are passed over: only names that a trial can have are read."""
         folder = self.root / "trials"
         try:
-            names = os.listdir(folder)
+            # A folder's names alone: looking at a hundred thousand files would take longer than reading them.
+            names = os.listdir(folder) if isinstance(folder, Path) else [path.name for path in folder.iterdir()]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -288,7 +298,13 @@ class Store:
                 "give this spec another name or another --store"
             )
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _write(self, path: Root, content: bytes) -> None:
+        if isinstance(path, RemotePath):
+            try:
+                path.write_bytes(content)
+            except OSError as error:
+                raise StoreError(f"{path} cannot be written ({error.strerror}): {_mend(error)}") from error
+            return
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -309,7 +325,18 @@ def _mend(error: OSError) -> str:
         return "make room and launch again; what was recorded is kept and unfinished trials go on"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return "a file stands where the store needs a folder, so give another --store"
+    if error.errno == errno.EIO:
+        return "launch again when the storage is there; what was recorded is kept and unfinished trials go on"
     return "check its permissions, or give another --store"
+
+
+def _remove(folder: Root) -> None:
+    """Nothing happens where there is nothing."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            folder.remove_tree()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -337,7 +364,7 @@ def _parquet(table: pa.Table) -> bytes:
     return content
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def _read_table(path: Root, schema: pa.Schema) -> pa.Table:
     again = "delete this file and its trial is run again; nothing else is lost"
     try:
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
@@ -353,7 +380,7 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def _read_row(path: Path) -> pa.Table:
+def _read_row(path: Root) -> pa.Table:
     table = _read_table(path, SCHEMA)
     again = "delete this file and its trial is run again; nothing else is lost"
     if len(table) != 1:
@@ -367,8 +394,10 @@ def _read_row(path: Path) -> pa.Table:
     return table
 
 
-def _stamp(path: Path) -> str:
+def _stamp(path: Root) -> str:
     """Changes whenever the file is written, and is not that of another file."""
+    if isinstance(path, RemotePath):
+        return f"{path.stem}-{path.stamp}"
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -376,7 +405,7 @@ def _stamp(path: Path) -> str:
     return f"{path.stem}-{status.st_mtime_ns}-{status.st_size}"
 
 
-def _try_row(path: Path) -> pa.Table | StoreError:
+def _try_row(path: Root) -> pa.Table | StoreError:
     try:
         return _read_row(path)
     except StoreError as error:
