@@ -25,7 +25,6 @@ from sweeps.spec import SweepSpec
 from sweeps.store import Root, Store
 from trainer.prepare import default_cache
 
-SCHEMES = ("s3", "gs", "gcs")
 DATA_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 WAIT_SECONDS = 300.0
 """For a machine that an autoscaler of a running cluster may bring."""
