@@ -37,6 +37,7 @@ OTHERS = {
     "docker/prometheus.yml": "What Prometheus scrapes: every node of the Ray cluster.",
     "docker/grafana/dashboards.yml": "Which dashboards Grafana shows.",
     "docker/grafana/datasource.yml": "Where Grafana finds Prometheus.",
+    "docs/survive.md": "What becomes of a sweep when machines, links, drivers or storage go away, and what was tried.",
     "docs/watch.md": "Status, dashboard, metrics, TensorBoard; many trials and where the limits are; containers.",
     "docs/speed.md": "How fast a step is against other trainers, and where that was measured.",
     "sweeps/presets/quickstart.yaml": "What `make sweep` runs.",
