@@ -64,8 +64,10 @@ class Tracking:
     """Hands a trial's points and its end to all trackers."""
 
     def __init__(self, spec: TrialSpec, makers: Sequence[Callable[[], Tracker]]) -> None:
-        self._spec, self._id, self._makers = spec, spec.trial_id, makers
-        self._trackers: list[Tracker] | None = None
+        self._spec, self._id = spec, spec.trial_id
+        # Before the first step: what takes a second to import is no time of the training.
+        self._trackers = [maker() for maker in makers]
+        self._is_open = False
         self._last: CurvePoint | None = None
         self._next_share = 0.0
 
@@ -79,16 +81,17 @@ class Tracking:
         return tell
 
     def ends(self, result: TrialResult) -> None:
-        step = self._last.step if self._last else 0
-        self._each("is told the end", lambda tracker: tracker.ends(step, result))
+        if last := self._last:
+            self._each("is told the end", lambda tracker: tracker.ends(last.step, result))
 
     def closes(self) -> None:
-        self._each("is closed", lambda tracker: tracker.closes())
+        if self._is_open:
+            self._each("is closed", lambda tracker: tracker.closes())
 
     def _point(self, point: CurvePoint) -> None:
         self._last = point
-        if self._trackers is None:
-            self._trackers = [maker() for maker in self._makers]
+        if not self._is_open:
+            self._is_open = True
             self._each("was opened", lambda tracker: tracker.begins(point.step))
         share = point.spent_flops / self._spec.budget_flops
         if share >= self._next_share:
@@ -97,12 +100,11 @@ class Tracking:
             self._each("was told a point", lambda tracker: tracker.reaches(point.step, values))
 
     def _each(self, what: str, tell: Callable[[Tracker], None]) -> None:
-        for tracker in list(self._trackers or ()):
+        for tracker in list(self._trackers):
             try:
                 tell(tracker)
             except Exception as error:  # a tool beside the road: its outage is told, and costs no training
                 log.warning("trial %s goes on without a tracker that failed as it %s: %s", self._id, what, error)
-                assert self._trackers is not None
                 self._trackers.remove(tracker)
 
 
@@ -113,27 +115,25 @@ class _TensorBoard:
     """
 
     def __init__(self, folder: Root, spec: TrialSpec) -> None:
-        self._folder, self._spec = folder, spec
+        import tensorboardX
+
+        self._folder, self._spec, self._library = folder, spec, tensorboardX
 
     def begins(self, first_step: int) -> None:
-        from tensorboardX import SummaryWriter
-
         again = {"purge_step": first_step} if first_step > 1 else {}
         # Its own file names differ by the second and the host alone.
         own = f".{uuid.uuid4().hex[:8]}"
         here = self._folder if isinstance(self._folder, Path) else tempfile.mkdtemp(prefix="isoflop-events-")
-        self._writer = SummaryWriter(str(here), flush_secs=10, filename_suffix=own, **again)
+        self._writer = self._library.SummaryWriter(str(here), flush_secs=10, filename_suffix=own, **again)
 
     def reaches(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def ends(self, step: int, result: TrialResult) -> None:
-        from tensorboardX.summary import hparams
-
         final = _final(result)
         self.reaches(step, final)
-        for summary in hparams(hyperparameters(self._spec), final):
+        for summary in self._library.summary.hparams(hyperparameters(self._spec), final):
             self._writer.file_writer.add_summary(summary)
 
     def closes(self) -> None:
@@ -149,13 +149,13 @@ class _WandB:
     """A run in the project of the sweep's name, with the trial's id: taken up again by whoever goes on with it."""
 
     def __init__(self, sweep: str, spec: TrialSpec) -> None:
-        self._sweep, self._spec = sweep, spec
+        import wandb
+
+        self._sweep, self._spec, self._library = sweep, spec, wandb
 
     def begins(self, first_step: int) -> None:
         """Points that are repeated are passed over by the server, which knows their step."""
-        import wandb
-
-        self._run = wandb.init(
+        self._run = self._library.init(
             project=self._sweep,
             id=self._spec.trial_id,
             name=self._spec.trial_id,
@@ -163,7 +163,7 @@ class _WandB:
             config=hyperparameters(self._spec),
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(silent=True),
+            settings=self._library.Settings(silent=True),
         )
 
     def reaches(self, step: int, values: Mapping[str, float]) -> None:
@@ -180,13 +180,12 @@ class _MLflow:
     """A run in the experiment of the sweep's name, found again by its tag ``trial_id``."""
 
     def __init__(self, sweep: str, spec: TrialSpec) -> None:
-        self._sweep, self._spec = sweep, spec
+        from mlflow import MlflowClient
+
+        self._sweep, self._spec, self._client = sweep, spec, MlflowClient()
 
     def begins(self, first_step: int) -> None:
         """Points that are repeated stand beside the first ones, with the same step."""
-        from mlflow import MlflowClient
-
-        self._client = MlflowClient()
         trial_id = self._spec.trial_id
         found = self._client.get_experiment_by_name(self._sweep)
         experiment = found.experiment_id if found else self._client.create_experiment(self._sweep)

@@ -33,6 +33,8 @@ class Bucket:
     away: bool = False
     writes: Counter[str] = field(default_factory=Counter)
     """PUT and POST requests that reached the service, by path."""
+    reads: Counter[str] = field(default_factory=Counter)
+    """GET requests for an object, by path."""
     num_failed: int = 0
 
     def uri(self, prefix: str) -> str:
@@ -79,6 +81,8 @@ def _handler(bucket: Bucket, service: str) -> type[BaseHTTPRequestHandler]:
                 return
             if self.command in ("PUT", "POST"):
                 bucket.writes[self.path.partition("?")[0]] += 1
+            elif self.command == "GET" and "list-type" not in self.path:
+                bucket.reads[self.path.partition("?")[0]] += 1
             connection = http.client.HTTPConnection(service)
             headers = {n: v for n, v in self.headers.items() if n.lower() not in ("transfer-encoding", "expect")}
             connection.request(self.command, self.path, body, {**headers, "Content-Length": str(len(body))})

@@ -32,7 +32,7 @@ trials: 1
 fixed: {{batch_size: 16, max_length: 12}}
 evaluation: {{num_pairs: 64, num_candidates: 16}}
 limits: {{min_steps: 0, max_epochs: 1e9}}
-search: {{learning_rate: {{value: 1e-2}}}}
+search: {{learning_rate: {{value: 1e-3}}}}
 resources: {{workers_per_trial: {workers}, keep_weights: none}}
 """
 

@@ -12,6 +12,7 @@ from cluster.local import LocalRay, local_ray
 from cluster.nodes import alive, are_lost, leaving, machines, own_node, remove_leftovers
 from sweeps.search import Agenda
 from sweeps.store import Store
+from tests.cluster.head import CACHE
 from tests.cluster.real import drive_real, parts, spec_of
 from tests.trainer.trials import files, ignore, make_world
 from trainer.loop import train
@@ -21,8 +22,8 @@ NUM_STEPS = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shared_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRay]:
-    with local_ray(tmp_path_factory.mktemp("cache")) as ray:
+def shared_ray() -> Iterator[LocalRay]:
+    with local_ray(CACHE) as ray:
         yield ray
 
 

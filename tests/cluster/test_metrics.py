@@ -24,6 +24,7 @@ import pytest
 from cluster.local import access_token
 from cluster.metrics import GAUGES, MOST_TRIALS, values
 from cluster.progress import RunningTrial, SweepProgress
+from tests.cluster.head import CACHE
 from tests.cluster.sweep import SPEC, drive, make_world
 from tests.sweeps.examples import trial_spec
 from trainer.trial import TrialState
@@ -92,7 +93,7 @@ class Prometheus:
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Path]:
     """The session folder of a Ray that takes one processor for an H100: only there is a peak known."""
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(access_token(tmp_path / "cache"))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(access_token(CACHE))
     import ray
 
     context = ray.init(

@@ -16,6 +16,7 @@ from sweeps.remote import RemotePath
 from sweeps.store import Store
 from tests.bucket import CREDENTIALS, Bucket, running_bucket
 from tests.cluster import fake
+from tests.cluster.head import CACHE
 from tests.cluster.sweep import NUM_TRIALS, drive, make_world, same_rows
 from trainer.trial import TrialState
 
@@ -23,12 +24,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+def bucket() -> Iterator[Bucket]:
     # Before Ray: its processes inherit the credentials.
     with pytest.MonkeyPatch.context() as patch, running_bucket() as bucket:
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
-        with local_ray(tmp_path_factory.mktemp("cache")):
+        with local_ray(CACHE):
             yield bucket
 
 
