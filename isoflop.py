@@ -18,6 +18,7 @@ import typer
 from cluster.answers import (
     emit_sweep,
     find_prepared,
+    fits_of,
     plan_of,
     prepare_for,
     prepare_source,
@@ -418,7 +419,7 @@ def recommend(
         hardware=machine,
     )
     flops = budget_from(budget, gpu_hours, money, machine)
-    frontier = saved_frontier(rows, opened.root / "fits")
+    frontier = saved_frontier(rows, fits_of(opened))
     answer = recommend_at(frontier, flops, shapes, tokens.tokens_per_pair, constraints)
     service = service_of(tokens, queries_per_month=queries, documents=documents, reembeddings=reembed, months=months)
     life = None if service is None else lifetime(frontier, answer, constraints.allowed(shapes), service)
@@ -458,7 +459,7 @@ def next_cells(
         max_epochs=spec.limits.max_epochs,
     )
     found = design(
-        saved_frontier(opened.read_trials(), opened.root / "fits"),
+        saved_frontier(opened.read_trials(), fits_of(opened)),
         flops,
         [model.shape for model in prepared.models.values()],
         rules,

@@ -40,12 +40,14 @@ def saved_frontier(rows: pd.DataFrame, folder: Path) -> Frontier:
     if path.exists():
         return read_frontier(path)
     frontier = fit_frontier(rows)
-    if os.access(folder if folder.exists() else folder.parent, os.W_OK):
-        folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
         write_frontier(path, frontier)
         for old in folder.glob(f"*{SUFFIX}"):
             if old != path:
                 old.unlink(missing_ok=True)
+    except PermissionError:
+        return frontier
     return frontier
 
 

@@ -6,6 +6,8 @@ options. What a function needs is imported when it runs, so that a plan does not
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -155,13 +157,28 @@ def _scores(store: Store) -> pd.DataFrame | None:
     """Scores by trial and task: the ``score`` of each ``scores/<trial_id>/<task>.parquet``; ``None`` without any."""
     import pandas as pd
 
-    files = sorted((store.root / "scores").glob("*/*.parquet"))
-    if not files:
+    folder = store.root / "scores"
+    if isinstance(folder, Path):
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.parquet"))
+    else:
+        names = folder.files_below()
+    if not names:
         return None
-    return pd.concat(
-        [pd.read_parquet(file, columns=["score"]).assign(trial_id=file.parent.name, task=file.stem) for file in files],
-        ignore_index=True,
-    )
+    tables = []
+    for name in names:
+        trial_id, _, task = name.removesuffix(".parquet").partition("/")
+        table = pd.read_parquet(io.BytesIO((folder / name).read_bytes()), columns=["score"])
+        tables.append(table.assign(trial_id=trial_id, task=task))
+    return pd.concat(tables, ignore_index=True)
+
+
+def fits_of(store: Store) -> Path:
+    """Where fits of this store's rows are kept: beside it, or in this person's cache where it is on object storage."""
+    from trainer.prepare import default_cache
+
+    if isinstance(store.root, Path):
+        return store.root / "fits"
+    return default_cache() / "fits" / hashlib.sha256(str(store.root).encode()).hexdigest()[:16]
 
 
 def service_of(tokens: TokenStatistics, **given: float | None) -> Service | None:

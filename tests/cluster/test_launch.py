@@ -127,13 +127,13 @@ def test_ctrl_c_leaves_the_sweep_alone_and_stop_ends_it(client: jobs.Client, tmp
 
 
 def test_a_cap_ends_the_sweep_with_a_status_of_its_own(client: jobs.Client, tmp_path: Path) -> None:
-    # Each row says one device second: three rows reach the cap, while twenty trials more could be started.
+    # Each row says one device second, and what runs counts as it goes: twelve reach the cap, of 24 trials.
     many = LAUNCHED.replace("trials: 3", "trials: 12")
-    bounds = Bounds(max_cost=3 / 3600, price_per_hour=1.0)
+    bounds = Bounds(max_cost=12 / 3600, price_per_hour=1.0)
     order = replace(order_for(tmp_path, seconds=0.1, bounds=bounds), spec=many)
     status, told = send(client, order, detach=False)
     assert status == 3, told
-    assert "--max-cost is 0.000833333" in told and "every row is kept" in told
+    assert "--max-cost is 0.00333333" in told and "every row is kept" in told
     before = num_rows(order)
     assert 0 < before < 24
     ended = jobs.sweep_jobs(client)[-1]
