@@ -27,8 +27,9 @@ from ray.tune.search import Searcher
 from cluster.actor import TRAIN, Assignment, Trial, failed
 from cluster.placement import Machine, largest_step_tokens, place
 from cluster.progress import Report, SweepProgress, Tracker
+from sweeps.agenda import Agenda
 from sweeps.plan import Study
-from sweeps.search import Agenda, Finished
+from sweeps.search import Finished
 from sweeps.spec import Resources
 from sweeps.store import Store, StoreError
 from sweeps.weights import drop_worse_weights

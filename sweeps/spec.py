@@ -21,7 +21,7 @@ from trainer.ladder import LADDERS, ModelShape
 from trainer.trial import Dtype, Evaluation, Hyperparameters, Method, Pooling, method_from
 
 Unit = Literal["absolute", "pretraining"]
-Sampler = Literal["tpe", "random", "qmc"]
+Sampler = Literal["tpe", "random", "qmc", "grid", "cmaes", "gp"]
 Auto = Literal["auto"]
 """The placement decides."""
 KeepWeights = Literal["none", "best", "all"]
@@ -147,6 +147,18 @@ class Search:
     """Trials of one study that may run at a time: trial n is suggested from the rows 0 to n - lag."""
     startup: int
     """Finished trials before the sampler models them; random until then."""
+    warm_start: bool
+    """Whether a study starts from, and searches around, what smaller budgets found for its method."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allocation:
+    """Which of the planned cells are run."""
+
+    kind: Literal["grid", "adaptive"]
+    """``grid``: all. ``adaptive``: those around each method's optimum, as the rows of smaller budgets foretell it."""
+    drop_below: float
+    """A method goes on with one cell a budget where the probability that it is the best one is less than this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,8 +204,11 @@ class SweepSpec:
     evaluation: Evaluation
     limits: Limits
     search: Search
+    allocation: Allocation
     resources: Resources
     seed: int
+    seeds: int
+    """Trainings of each study's best hyperparameters, each with another seed."""
 
     @property
     def hash(self) -> str:
@@ -303,9 +318,16 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
         fixed=FixedHyperparameters(**fields.fixed.model_dump()),
         evaluation=Evaluation(**fields.evaluation.model_dump()),
         limits=Limits(**fields.limits.model_dump()),
-        search=Search(sampler=fields.search.sampler, lag=fields.search.lag, startup=fields.search.startup),
+        search=Search(
+            sampler=fields.search.sampler,
+            lag=fields.search.lag,
+            startup=fields.search.startup,
+            warm_start=fields.search.warm_start,
+        ),
+        allocation=Allocation(**fields.allocation.model_dump()),
         resources=Resources(**fields.resources.model_dump()),
         seed=fields.seed,
+        seeds=fields.seeds,
     )
 
 

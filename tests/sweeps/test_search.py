@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sweeps.agenda import Agenda
 from sweeps.plan import Study
-from sweeps.search import Agenda, Finished, askable, suggest
+from sweeps.search import Finished, askable, suggest
 from sweeps.spec import Fixed, Range, Sampler, Space, read_spec
 from tests.sweeps.examples import SPEC, edited, studies_of
 from trainer.trial import TrialSpec, TrialState
