@@ -9,11 +9,12 @@ largest budget; what counts is the true loss of that trial, against the truly be
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,12 @@ class Surface:
             self.levels["lora"] = -self.slopes["lora"] * math.log(where / middle)
         self.rate = {kind: rng.normal(0, 0.4) for kind in LEVELS}
         self.rate_over_budget, self.rate_over_size = rng.normal(-0.05, 0.08), rng.normal(-0.05, 0.1)
+        self._tokens: dict[Cell, int] = {}
         self.rise, self.cliff = rng.uniform(0.02, 0.06), rng.uniform(1.2, 2.2)
 
     def _law(self, size: float, tokens: float) -> float:
+        small: float
+        few: float
         small, few = (self.best_size / size) ** self.alpha, (self.tokens_there / tokens) ** self.beta
         match self.kind:
             case "sum":
@@ -102,7 +106,9 @@ class Surface:
         """The loss without noise; ``None`` over the cliff."""
         shape, kind = SHAPES[cell.model], cell.method.kind
         size = shape.num_params_non_embedding
-        tokens = num_tokens(cell.budget_flops, parameter_counts(shape, cell.method), cell.method)
+        if cell not in self._tokens:
+            self._tokens[cell] = num_tokens(cell.budget_flops, parameter_counts(shape, cell.method), cell.method)
+        tokens = self._tokens[cell]
         over = math.log(cell.budget_flops / self.middle)
         best = (
             math.log(0.1 * shape.pretraining_learning_rate)
@@ -119,8 +125,7 @@ class Surface:
 
     def measured(self, true: float, *names: object) -> float:
         """With the noise of one training, the same whenever it is asked for."""
-        digest = hashlib.blake2b(repr((self.number, *names)).encode(), digest_size=8).digest()
-        return true * math.exp(self.noise * np.random.default_rng(int.from_bytes(digest, "big")).standard_normal())
+        return true * math.exp(self.noise * random.Random(repr((self.number, *names))).gauss())
 
     def tried(self, cell: Cell, learning_rate: float, name: object, cost: float | None = None) -> Tried:
         true = self.true(cell, learning_rate)
@@ -167,17 +172,17 @@ def halving(surface: Surface, all_studies: tuple[Study, ...]) -> Iterator[Tried]
     """
     rng = np.random.default_rng([surface.number, 2])
     target = [study for study in all_studies if study.cell.budget_flops == surface.budgets[-1]]
-    rungs: list[dict[int, float]] = [{} for _ in surface.budgets]
+    waiting: list[list[tuple[float, int]]] = [[] for _ in surface.budgets]
+    num_there, num_promoted = [0] * len(waiting), [0] * len(waiting)
     drawn: list[tuple[Study, float]] = []
     while True:
         rung, which = 0, len(drawn)
-        for lower in reversed(range(len(rungs) - 1)):
-            ranked = sorted(rungs[lower], key=lambda i, lower=lower: rungs[lower][i])
-            promoted = [i for i in ranked[: len(ranked) // ETA] if i not in rungs[lower + 1]]
-            if promoted:
-                rung, which = lower + 1, promoted[0]
+        for lower in reversed(range(len(waiting) - 1)):
+            if num_promoted[lower] < num_there[lower] // ETA:
+                num_promoted[lower] += 1
+                rung, (_, which) = lower + 1, heappop(waiting[lower])
                 break
-        if which == len(drawn):
+        else:
             study = target[rng.integers(len(target))]
             drawn.append((study, at(_rates(study), rng.random())))
         study, rate = drawn[which]
@@ -185,7 +190,8 @@ def halving(surface: Surface, all_studies: tuple[Study, ...]) -> Iterator[Tried]
         cell = Cell(budget_flops=budget, model=study.cell.model, method=study.cell.method)
         cost = budget - (surface.budgets[rung - 1] if rung else 0)
         tried = surface.tried(cell, rate, ("halving", which, rung), cost)
-        rungs[rung][which] = tried.measured
+        heappush(waiting[rung], (tried.measured, which))
+        num_there[rung] += 1
         yield tried
 
 
@@ -268,7 +274,13 @@ def main() -> None:
     made, all_studies = planned()
     rows = [simulate(number, all_studies) for number in range(flags.surfaces)]
     table = Table(title=f"{len(rows)} surfaces; a grid of {made.total.num_trials} trials; shares of its FLOPs")
-    for column in ("way", "spent: median, 90 %, most", "within 1 % for good: median, 90 %, never", "regret: median, 90 %, most", "above 2 %"):
+    for column in (
+        "way",
+        "spent: median, 90 %, most",
+        "within 1 % for good: median, 90 %, never",
+        "regret: median, 90 %, most",
+        "above 2 %",
+    ):
         table.add_column(column)
     whole = summary(rows)
     for way, s in whole.items():

@@ -68,9 +68,15 @@ class Agenda:
         self._order = sorted(numbers, key=lambda item: (item[0].cell.budget_flops, item[1], -item[0].steps))
         self._budgets = sorted({study.cell.budget_flops for study in studies})
         self._adaptive = any(study.allocation.kind == "adaptive" for study in studies)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What follows from the rows, and is kept only to be quick."""
         self._asked: dict[str, _Asked] = {}
         self._left: frozenset[str] = frozenset()
         self._decisions: dict[Cell, Decision] = {}
+        self._wanted_after: dict[int, tuple[int, list[Study]]] = {}
+        """What is run at a budget once so many of its studies are done."""
         self._settled: set[int] = set()
         self._fresh = False
 
@@ -125,7 +131,7 @@ class Agenda:
                 )
         if spec.number in self._rows[key]:
             # A failure that was replaced by a result: what followed from it is looked at anew.
-            self._asked, self._decisions, self._settled = {}, {}, set()
+            self._forget()
         self._rows[key][spec.number] = row
         self._fresh = False
 
@@ -175,18 +181,21 @@ class Agenda:
         from sweeps.allocation import decide
         from sweeps.warm import noise_of
 
-        pasts = self._done(lambda study: study.cell.budget_flops < budget)
-        found = decide(
-            candidates,
-            [_outcome(past) for past in pasts],
-            [_outcome(past) for past in self._done(lambda study: study.cell.budget_flops == budget)],
-            [coming for coming in self._budgets if coming >= budget],
-            drop_below=candidates[0].allocation.drop_below,
-            noise=noise_of(pasts),
-        )
-        for decision in found:
-            self._decisions[decision.cell] = decision
-        return [self._studies[study_key(decision.cell)] for decision in found]
+        here = self._done(lambda study: study.cell.budget_flops == budget)
+        if budget not in self._wanted_after or self._wanted_after[budget][0] != len(here):
+            pasts = self._done(lambda study: study.cell.budget_flops < budget)
+            found = decide(
+                candidates,
+                [_outcome(past) for past in pasts],
+                [_outcome(past) for past in here],
+                [coming for coming in self._budgets if coming >= budget],
+                drop_below=candidates[0].allocation.drop_below,
+                noise=noise_of(pasts),
+            )
+            self._decisions |= {decision.cell: decision for decision in found}
+            wanted = [self._studies[study_key(decision.cell)] for decision in found]
+            self._wanted_after[budget] = len(here), wanted
+        return self._wanted_after[budget][1]
 
     def _settle(self, budget: int, candidates: Sequence[Study]) -> None:
         """Nothing more is asked of this budget."""

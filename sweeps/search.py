@@ -226,7 +226,7 @@ def _distributions(study: Study) -> dict[str, optuna.distributions.BaseDistribut
 
 def _grid_side(study: Study) -> int:
     """Points of a grid along each searched hyperparameter."""
-    return int(round(float(study.num_searched) ** (1 / len(study.space.searched))))
+    return round(float(study.num_searched) ** (1 / len(study.space.searched)))
 
 
 def _grid_point(study: Study, number: int) -> Point:

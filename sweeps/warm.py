@@ -5,9 +5,9 @@ rows in, values out. Never knows Optuna, a file, or which cells are run.
 
 The loss of a trial is taken as ``m + sum over hyperparameters of q t^2 + l t`` with ``t`` from -1 to 1 over the range
 that the spec gives, ``m`` of each study its own, and ``l`` of the learning rate linear in ln budget and ln size, so
-that its optimum follows a power law of both. All trials of all studies of a method are fitted at once (a Gaussian posterior;
-the priors keep a few trials from saying too much), since the best of three or four trials says little about where the
-optimum of a study is.
+that its optimum follows a power law of both. All trials of all studies of a method are fitted at once, since the best
+of three or four trials says little about where the optimum of a study is. The fit is a Gaussian posterior: its priors
+keep a few trials from saying too much.
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ class Bowl:
         log_loss, above = (np.array([getattr(row, name) for row in rows]) for name in ("log_loss", "above"))
         weight = 1 / (self.noise**2 + (SHAPE_ERROR * above) ** 2)
         # Each study has a level of its own, which drops out of differences from its weighted mean.
-        member = np.array([[row.key == past.study.key for past in pasts] for row in rows], float).reshape(len(rows), -1)
+        member = np.array([[row.key == past.study.key for past in pasts] for row in rows], float).reshape(
+            len(rows), len(pasts)
+        )
         shares = member * weight[:, None] / np.maximum((member * weight[:, None]).sum(axis=0), 1e-300)
         design = design - member @ (shares.T @ design)
         log_loss = log_loss - member @ (shares.T @ log_loss)

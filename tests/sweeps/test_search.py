@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -40,16 +41,19 @@ def ended(spec: TrialSpec) -> Finished:
     return Finished(spec=spec, state=TrialState.COMPLETE, loss=loss_of(spec))
 
 
-def run_alone(studies: tuple[Study, ...]) -> list[TrialSpec]:
+Ending = Callable[[TrialSpec], Finished]
+
+
+def run_alone(studies: tuple[Study, ...], ending: Ending = ended) -> list[TrialSpec]:
     """One trial after the other, in the agenda's order."""
     agenda, specs = Agenda(studies), []
     while agenda.remaining:
         specs.append(agenda.trial(*next(agenda.ready())))
-        agenda.tell(ended(specs[-1]))
+        agenda.tell(ending(specs[-1]))
     return specs
 
 
-def run_wildly(studies: tuple[Study, ...], chance: random.Random) -> list[TrialSpec]:
+def run_wildly(studies: tuple[Study, ...], chance: random.Random, ending: Ending = ended) -> list[TrialSpec]:
     """Many at a time, ending in any order, with crashes that forget everything but the rows."""
     rows: list[Finished] = []
     agenda, running = Agenda(studies), {}
@@ -64,7 +68,7 @@ def run_wildly(studies: tuple[Study, ...], chance: random.Random) -> list[TrialS
                 agenda.tell(row)
             continue
         key = chance.choice(sorted(running))
-        rows.append(ended(running.pop(key)))
+        rows.append(ending(running.pop(key)))
         agenda.tell(rows[-1])
     return [row.spec for row in rows]
 
