@@ -82,7 +82,7 @@ def run(
         drop_worse_weights(store)
     progress = search.tracker.snapshot()
     on_progress(progress)
-    assert search.stopper.signal or progress.num_rows == progress.num_trials, "Tune ended before the sweep did"
+    assert search.stopper.signal or not search.agenda.remaining, "Tune ended before the sweep did"
     return Outcome(progress=progress, stopped_by=search.stopper.signal)
 
 
@@ -135,6 +135,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         rows = store.read_trials()
         for spec, *facts in zip(*(rows[name] for name in ("spec", *FACTS)), strict=True):
             self._take(TrialSpec.from_json(spec), *facts)
+        self.tracker.rules_out(self.agenda.ruled_out)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         running = {(study.key, assignment.spec.number) for study, assignment in self._asked.values()}
@@ -159,6 +160,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
             if error:
                 self._bury(assignment)
             self._look(assignment.spec)
+            self.tracker.rules_out(self.agenda.ruled_out)
         except StoreError as broken:
             # Tune would wrap it into an error of its own.
             self.stopper.halted = str(broken)

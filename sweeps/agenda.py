@@ -94,6 +94,18 @@ class Agenda:
         )
 
     @property
+    def ruled_out(self) -> dict[Cell, int]:
+        """How many trials of the plan will never be asked for, by cell, as far as is known."""
+        self._look()
+        found = {self._studies[key].cell: self._studies[key].num_trials for key in self._left}
+        for key, asked in self._asked.items():
+            rows = self._rows[key]
+            number = asked.study.num_trials - len(rows.keys() | set(asked.possible(rows)))
+            if number:
+                found[asked.study.cell] = number
+        return found
+
+    @property
     def decisions(self) -> tuple[Decision, ...]:
         """What was decided so far of cells, in the order of budgets, and why. Empty where the whole grid is run."""
         self._look()
