@@ -269,7 +269,7 @@ class Agenda:
             if best is not None or not known:
                 settings = point_of(study, best.spec.hyperparameters) if best else start_of(study.space.searched)
                 bowl = Bowl(planned, [*history, self._past(study.key, known)])
-                if (gain := bowl.gain(settings)) < bowl.noise:
+                if (gain := bowl.gain(settings)) < study.allocation.stop_below * bowl.noise:
                     reason = (
                         f"more trials would gain {100 * gain:.1f} % of the loss, and seeds differ by "
                         f"{100 * bowl.noise:.1f} %"

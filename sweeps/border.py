@@ -153,6 +153,7 @@ class AllocationFields(Fields):
 
     kind: Literal["grid", "adaptive"] = "grid"
     drop_below: Share = 0.05
+    stop_below: Annotated[float, Field(ge=0)] = 0.25
 
 
 def _settings_of(kind: str) -> type[BaseModel]:

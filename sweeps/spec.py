@@ -159,6 +159,8 @@ class Allocation:
     """``grid``: all. ``adaptive``: those around each method's optimum, as the rows of smaller budgets foretell it."""
     drop_below: float
     """A method goes on with one cell a budget where the probability that it is the best one is less than this."""
+    stop_below: float
+    """A study ends where more trials are expected to gain less than this times the noise between seeds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
