@@ -189,9 +189,7 @@ def _sampler(study: Study, seed: int) -> optuna.samplers.BaseSampler:
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=study.startup)
     if study.sampler == "cmaes":
-        return optuna.samplers.CmaEsSampler(
-            seed=seed, x0=start_of(study.space.searched), n_startup_trials=1, warn_independent_sampling=False
-        )
+        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=study.startup, multivariate=True, constant_liar=True)
 
 
