@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from cluster.answers import (
+    agenda_of,
+    asked_plan,
     emit_sweep,
     find_prepared,
     plan_of,
@@ -126,11 +128,21 @@ def status(store: StoreArgument, as_json: JsonOption = False) -> None:
     from cluster.status import read_status
 
     opened = _open(store)
-    found = read_status(opened, plan_of(opened.spec, prepared_of(opened)))
+    found = read_status(opened, asked_plan(opened))
     if as_json:
         _print_json(found.to_dict())
     else:
         _console().print(tables.status_view(found))
+
+
+@app.command(no_args_is_help=True)
+def decisions(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Say which cells an adaptive sweep runs and leaves, which studies ended early, and why."""
+    agenda = agenda_of(_open(store))
+    if as_json:
+        _print_json(agenda.to_dict())
+    else:
+        tell(_console(), agenda.sentences() or ("Nothing was decided: every planned trial is run.",))
 
 
 @app.command(no_args_is_help=True)

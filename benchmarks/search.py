@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ class Surface:
                 spent = size * tokens / (self.best_size * self.tokens_there)
                 far = math.log(size / self.best_size) - 0.5 * math.log(spent)
                 width = 0.012 if far < 0 else 0.02
-                return (self.floor + self.size_part * spent ** (-self.alpha / 4)) * math.exp(width * far**2)
+                return float(self.floor + self.size_part * spent ** (-self.alpha / 4)) * math.exp(width * far**2)
 
     def true(self, cell: Cell, learning_rate: float) -> float | None:
         """The loss without noise; ``None`` over the cliff."""
@@ -164,14 +165,16 @@ def chance(surface: Surface, all_studies: tuple[Study, ...]) -> Iterator[Tried]:
         yield surface.tried(study.cell, at(_rates(study), rng.random()), ("chance", rng.random()))
 
 
-def halving(surface: Surface, all_studies: tuple[Study, ...]) -> Iterator[Tried]:
+def halving(surface: Surface, all_studies: tuple[Study, ...], num_rungs: int) -> Iterator[Tried]:
     """ASHA (Li et al. 2020) over cells and learning rates: a quarter of each budget's trials goes on to the next one.
 
-    It pays for what a larger budget adds only, as if a trial could go on although its schedule has ended.
+    Over the ``num_rungs`` largest budgets. It pays for what a larger budget adds only, as if a trial could go on
+    although its schedule has ended.
     """
-    rng = np.random.default_rng([surface.number, 2])
-    target = [study for study in all_studies if study.cell.budget_flops == surface.budgets[-1]]
-    waiting: list[list[tuple[float, int]]] = [[] for _ in surface.budgets]
+    budgets = surface.budgets[-num_rungs:]
+    rng = np.random.default_rng([surface.number, 2, num_rungs])
+    target = [study for study in all_studies if study.cell.budget_flops == budgets[-1]]
+    waiting: list[list[tuple[float, int]]] = [[] for _ in budgets]
     num_there, num_promoted = [0] * len(waiting), [0] * len(waiting)
     drawn: list[tuple[Study, float]] = []
     while True:
@@ -185,10 +188,10 @@ def halving(surface: Surface, all_studies: tuple[Study, ...]) -> Iterator[Tried]
             study = target[rng.integers(len(target))]
             drawn.append((study, at(_rates(study), rng.random())))
         study, rate = drawn[which]
-        budget = surface.budgets[rung]
+        budget = budgets[rung]
         cell = Cell(budget_flops=budget, model=study.cell.model, method=study.cell.method)
-        cost = budget - (surface.budgets[rung - 1] if rung else 0)
-        tried = surface.tried(cell, rate, ("halving", which, rung), cost)
+        cost = budget - (budgets[rung - 1] if rung else 0)
+        tried = surface.tried(cell, rate, ("halving", num_rungs, which, rung), cost)
         heappush(waiting[rung], (tried.measured, which))
         num_there[rung] += 1
         yield tried
@@ -207,9 +210,12 @@ def adaptive(surface: Surface, all_studies: tuple[Study, ...]) -> Iterator[Tried
         yield tried
 
 
-def follow(tries: Iterator[Tried], best: float, most: float) -> dict[str, float | None]:
-    """Spend up to ``most`` FLOPs: what was spent, how far off the recommendation is, when it was close for good."""
-    spent, least, off, close_since = 0.0, math.inf, math.inf, None
+def follow(tries: Iterator[Tried], best: float, most: float, *, stop: float) -> dict[str, float | None]:
+    """Spend up to ``most`` FLOPs: what was spent, how far off the recommendation is, when it was close for good.
+
+    ``regret_at_stop`` is how far off it was once ``stop`` FLOPs were spent.
+    """
+    spent, least, off, close_since, off_at_stop = 0.0, math.inf, math.inf, None, math.inf
     for tried in tries:
         if spent + tried.cost_flops > most * (1 + 1e-9):
             break
@@ -217,9 +223,12 @@ def follow(tries: Iterator[Tried], best: float, most: float) -> dict[str, float 
         if tried.at_target and tried.measured < least:
             least, off = tried.measured, tried.true / best - 1
             close_since = None if off > CLOSE else close_since or spent
+        if spent <= stop * (1 + 1e-9):
+            off_at_stop = off
     return {
         "spent": spent / most,
         "regret": off if math.isfinite(off) else None,
+        "regret_at_stop": off_at_stop if math.isfinite(off_at_stop) else None,
         "close_at": close_since / most if close_since else None,
     }
 
@@ -227,7 +236,8 @@ def follow(tries: Iterator[Tried], best: float, most: float) -> dict[str, float 
 WAYS: dict[str, Callable[[Surface, tuple[Study, ...]], Iterator[Tried]]] = {
     "grid": grid,
     "random at the target": chance,
-    "ASHA": halving,
+    "ASHA, six budgets": partial(halving, num_rungs=6),
+    "ASHA, three budgets": partial(halving, num_rungs=3),
     "adaptive": adaptive,
 }
 
@@ -239,7 +249,9 @@ def simulate(number: int, all_studies: tuple[Study, ...]) -> dict[str, Any]:
     total = sum(tried.cost_flops for tried in whole)
     best = min(tried.true for tried in whole if tried.at_target)
     facts = {"surface": number, "shape": surface.kind, "crossover": surface.crosses, "noise": surface.noise}
-    return facts | {way: follow(search(surface, all_studies), best, total) for way, search in WAYS.items()}
+    stop = sum(tried.cost_flops for tried in adaptive(surface, all_studies))
+    ways = {way: follow(search(surface, all_studies), best, total, stop=stop) for way, search in WAYS.items()}
+    return facts | ways
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -249,6 +261,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         results = [row[way] for row in rows]
         regrets = np.array([math.inf if r["regret"] is None else r["regret"] for r in results])
         close = np.array([math.inf if r["close_at"] is None else r["close_at"] for r in results])
+        at_stop = np.array([math.inf if r["regret_at_stop"] is None else r["regret_at_stop"] for r in results])
         spent = np.array([r["spent"] for r in results])
         found[way] = {
             "spent_median": float(np.median(spent)),
@@ -261,6 +274,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
             "regret_90": float(np.quantile(regrets, 0.9, method="higher")),
             "regret_max": float(regrets.max()),
             "far": int((regrets > FAR).sum()),
+            "stop_median": float(np.median(at_stop)),
+            "stop_90": float(np.quantile(at_stop, 0.9, method="higher")),
+            "stop_far": int((at_stop > FAR).sum()),
         }
     return found
 
@@ -290,8 +306,9 @@ def main() -> None:
             f"{s['close_at_median']:.3f}  {s['close_at_90']:.3f}  {s['never_close']}",
             f"{100 * s['regret_median']:.2f} %  {100 * s['regret_90']:.2f} %  {100 * s['regret_max']:.2f} %",
             str(s["far"]),
+            f"{100 * s['stop_median']:.2f} %  {100 * s['stop_90']:.2f} %  {s['stop_far']}",
         )
-    Console(width=150).print(table)
+    Console(width=190).print(table)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"summary": whole, "surfaces": rows}, indent=1) + "\n")
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from analysis.lifetime import Service
     from analysis.recommend import Recommendation
+    from sweeps.agenda import Agenda
     from sweeps.plan import Plan
     from sweeps.spec import SweepSpec
     from sweeps.store import Store
@@ -90,6 +91,37 @@ def prepared_of(store: Store) -> Prepared:
     return Prepared.from_json(store.prepared)
 
 
+def agenda_of(store: Store) -> Agenda:
+    """Which trials a store's sweep asks for, as far as its rows decide it."""
+    from sweeps.agenda import Agenda
+    from sweeps.plan import studies
+    from sweeps.search import Finished
+    from trainer.trial import TrialSpec, TrialState
+
+    spec, prepared = store.spec, prepared_of(store)
+    agenda = Agenda(
+        studies(
+            spec,
+            plan_of(spec, prepared),
+            data=prepared.manifest.hash,
+            revisions={name: model.revision for name, model in prepared.models.items()},
+            shapes={name: model.shape for name, model in prepared.models.items()},
+        )
+    )
+    table, _ = store.read_table(strict=False)
+    for row in table.select(["spec", "state", "loss"]).to_pylist():
+        agenda.tell(Finished(spec=TrialSpec.from_json(row["spec"]), state=TrialState(row["state"]), loss=row["loss"]))
+    return agenda
+
+
+def asked_plan(store: Store) -> Plan:
+    """The plan of a store's sweep without the trials that its rows have ruled out."""
+    planned = plan_of(store.spec, prepared_of(store))
+    if store.spec.allocation.kind == "grid" and store.spec.seeds == 1:
+        return planned
+    return planned.without(agenda_of(store).ruled_out)
+
+
 def recommendations(store: Store, budgets_flops: Sequence[int]) -> list[Recommendation]:
     """What to train at each budget, from all rows of a store."""
     from analysis.frontier import fit_frontier
@@ -119,7 +151,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         manifest=tuple(tables.data_facts(prepared)),
         plan=tuple(tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
-        notes=NANO_NOTES if spec.data.source == "nano" else (),
+        notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *agenda_of(store).sentences()),
     )
     curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}
     return write_report(store.root / "report", rows, curves, frontier, recommendation, context)

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster import tables
-from cluster.answers import plan_of, prepare_for, prepared_of, recommendations, say, tell, write_report_of
+from cluster.answers import asked_plan, plan_of, prepare_for, prepared_of, recommendations, say, tell, write_report_of
 from cluster.driver import announce, driving
 from cluster.status import SweepStatus, read_status
 from cluster.view import watching
@@ -36,7 +36,7 @@ def drive(spec: SweepSpec, root: Path, console: Console) -> None:
     store = Store.create(root.resolve(), spec, prepared.to_json())
     console.print(tables.plan_summary(spec.name, planned))
     with driving(store.root), _stoppable(store, console):
-        if len(store.trial_ids()) < planned.total.num_trials:
+        if len(store.trial_ids()) < asked_plan(store).total.num_trials:
             # Ray takes seconds to load, and a sweep that is done does not need it.
             from cluster.local import local_ray
             from cluster.tune import run
@@ -50,7 +50,7 @@ def drive(spec: SweepSpec, root: Path, console: Console) -> None:
                 name = outcome.stopped_by.name
                 say(console, f"stopped by {name}, and nothing is lost: go on with 'isoflop resume {store.root}'")
                 sys.exit(128 + outcome.stopped_by)
-        _conclude(store, read_status(store, planned), console)
+        _conclude(store, read_status(store, asked_plan(store)), console)
 
 
 @contextmanager

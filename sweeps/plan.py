@@ -7,7 +7,7 @@ Pure: a spec, the shapes of its models and two facts about the data in; frozen v
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sweeps.sentences import format_number
 from sweeps.spec import Allocation, FixedHyperparameters, Sampler, Space, SweepSpec
@@ -102,6 +102,11 @@ class Plan:
         """The total of each budget that has cells, cheapest first."""
         budgets = dict.fromkeys(c.cell.budget_flops for c in self.cells)
         return {b: _total(tuple(c for c in self.cells if c.cell.budget_flops == b)) for b in budgets}
+
+    def without(self, trials: Mapping[Cell, int]) -> Plan:
+        """The plan with so many trials less in each cell, and without the cells that have none left."""
+        fewer = [replace(c, num_trials=c.num_trials - trials.get(c.cell, 0)) for c in self.cells]
+        return replace(self, cells=tuple(c for c in fewer if c.num_trials))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -153,7 +153,7 @@ def _ask_anew(study: Study, number: int, seed: int, rows: Mapping[int, Finished]
     """From a sampler that needs to know the trials before, and not how they came about."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = _distributions(study)
     rebuilt = optuna.create_study(direction="minimize", sampler=_sampler(study, seed))
     for n in range(number):
@@ -169,7 +169,7 @@ def _ask_in_turn(study: Study, number: int, rows: Mapping[int, Finished]) -> Poi
     """From a sampler that keeps a state of its own: every trial is asked and told again, in the order of the lag."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = _distributions(study)
     rebuilt = optuna.create_study(direction="minimize", sampler=_sampler(study, _seed(study, 0)))
     rebuilt.enqueue_trial(start_of(study.space.searched))
@@ -224,7 +224,7 @@ def _distributions(study: Study) -> dict[str, optuna.distributions.BaseDistribut
 
 def _grid_side(study: Study) -> int:
     """Points of a grid along each searched hyperparameter."""
-    return round(float(study.num_searched) ** (1 / len(study.space.searched)))
+    return round(math.pow(study.num_searched, 1 / len(study.space.searched)))
 
 
 def _grid_point(study: Study, number: int) -> Point:
