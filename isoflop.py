@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from cluster.answers import (
+    added_to,
     agenda_of,
     asked_plan,
     emit_sweep,
@@ -46,6 +47,9 @@ app = typer.Typer(
 )
 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or a preset's name.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes of the spec, such as search.lag=1.")
+]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A store's folder, or a sweep's name.")]
 StoreOption = Annotated[
     Path | None, typer.Option("--store", metavar="PATH", help="Where results go (default: ./stores/<sweep name>).")
@@ -89,12 +93,28 @@ def data(
 
 
 @app.command(no_args_is_help=True)
-def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
+def plan(
+    spec: SpecArgument,
+    overrides: OverridesArgument = None,
+    diff: Annotated[
+        str | None, typer.Option("--diff", metavar="STORE", help="Show what the spec would add to this store.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show what a sweep would run, and what it leaves out and why."""
     from cluster import tables
     from sweeps.spec import read_spec
 
-    read = read_spec(spec)
+    read = read_spec(spec, overrides or ())
+    if diff is not None:
+        from sweeps import extension
+
+        found = added_to(_open(diff), read)
+        if as_json:
+            _print_json(extension.record(found))
+        else:
+            tell(_console(), extension.sentences(found))
+        return
     planned = plan_of(read, find_prepared(read))
     if as_json:
         _print_json(tables.plan_record(read.name, planned))
@@ -103,12 +123,12 @@ def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command(no_args_is_help=True)
-def launch(spec: SpecArgument, store: StoreOption = None) -> None:
+def launch(spec: SpecArgument, overrides: OverridesArgument = None, store: StoreOption = None) -> None:
     """Run a sweep on this machine, and say what it means."""
     from cluster.drive import drive
     from sweeps.spec import read_spec
 
-    read = read_spec(spec)
+    read = read_spec(spec, overrides or ())
     drive(read, store or Path("stores") / read.name, _console())
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from analysis.lifetime import Service
     from analysis.recommend import Recommendation
     from sweeps.agenda import Agenda
+    from sweeps.extension import Added
     from sweeps.plan import Plan
     from sweeps.spec import SweepSpec
     from sweeps.store import Store
@@ -112,6 +113,16 @@ def agenda_of(store: Store) -> Agenda:
     for row in table.select(["spec", "state", "loss"]).to_pylist():
         agenda.tell(Finished(spec=TrialSpec.from_json(row["spec"]), state=TrialState(row["state"]), loss=row["loss"]))
     return agenda
+
+
+def added_to(store: Store, spec: SweepSpec) -> tuple[Added, ...]:
+    """What ``spec`` would add to a store. Raises ``ValueError`` where the store holds another sweep."""
+    from sweeps.extension import added
+
+    store.refuse_another(spec)
+    prepared = prepared_of(store)
+    wanted = plan_of(spec, prepared if prepared.models.keys() >= set(spec.models) else find_prepared(spec))
+    return added(plan_of(store.spec, prepared), wanted)
 
 
 def asked_plan(store: Store) -> Plan:

@@ -27,8 +27,8 @@ from trainer.prepare import Prepared, default_cache, is_there
 def drive(spec: SweepSpec, root: Path, console: Console) -> None:
     """Prepare, run what has no row, report. Ends the process with status 1 where a trial failed."""
     if (root / "sweep.yaml").exists() and Store.open(root).spec.hash != spec.hash:
-        Store.create(root, spec, prepared="")  # refuses, and says which field differs, before minutes of preparation
-    prepared = _begun(root) or prepare_for(spec, console)
+        Store.open(root).refuse_another(spec)  # before minutes of preparation
+    prepared = _begun(root, spec) or prepare_for(spec, console)
     planned = plan_of(spec, prepared)
     shapes = {name: model.shape for name, model in prepared.models.items()}
     revisions = {name: model.revision for name, model in prepared.models.items()}
@@ -81,9 +81,9 @@ def _conclude(store: Store, found: SweepStatus, console: Console) -> None:
         sys.exit(1)
 
 
-def _begun(root: Path) -> Prepared | None:
-    """What a sweep with rows was begun with, where that is still there: what was installed since is no matter."""
+def _begun(root: Path, spec: SweepSpec) -> Prepared | None:
+    """What a sweep with rows was begun with, where that is still there and has all models of ``spec``."""
     if not (root / "sweep.yaml").exists() or not Store.open(root).trial_ids():
         return None
     prepared = prepared_of(Store.open(root))
-    return prepared if is_there(prepared) else None
+    return prepared if is_there(prepared) and prepared.models.keys() >= set(spec.models) else None

@@ -97,7 +97,7 @@ class Agenda:
     def ruled_out(self) -> dict[Cell, int]:
         """How many trials of the plan will never be asked for, by cell, as far as is known."""
         self._look()
-        found = {self._studies[key].cell: self._studies[key].num_trials for key in self._left}
+        found = {self._studies[key].cell: self._studies[key].num_trials - len(self._rows[key]) for key in self._left}
         for key, asked in self._asked.items():
             rows = self._rows[key]
             number = asked.study.num_trials - len(rows.keys() | set(asked.possible(rows)))

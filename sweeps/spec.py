@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from sweeps import border, yaml12
 from sweeps.data import DataSpec, data_spec
+from sweeps.overrides import overridden
 from sweeps.sentences import nearest
 from trainer.ladder import LADDERS, ModelShape
 from trainer.trial import Dtype, Evaluation, Hyperparameters, Method, Pooling, method_from
@@ -264,13 +265,14 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def read_spec(source: str | Path) -> SweepSpec:
+def read_spec(source: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """The spec in a YAML text (it has a line break), in a preset by name, or in a file by path.
 
+    ``overrides`` change its fields, as ``search.lag=1`` (``sweeps/overrides.py``).
     Raises ``ValueError`` with one sentence that names the field, its value and the mend.
     """
     text, where = _text_of(source)
-    return _spec(border.checked(yaml12.load(text, where), where), where)
+    return _spec(border.checked(overridden(yaml12.load(text, where), overrides), where), where)
 
 
 def _text_of(source: str | Path) -> tuple[str, str]:
