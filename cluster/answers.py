@@ -111,7 +111,10 @@ def agenda_of(store: Store) -> Agenda:
     )
     table, _ = store.read_table(strict=False)
     for row in table.select(["spec", "state", "loss"]).to_pylist():
-        agenda.tell(Finished(spec=TrialSpec.from_json(row["spec"]), state=TrialState(row["state"]), loss=row["loss"]))
+        ended = Finished(spec=TrialSpec.from_json(row["spec"]), state=TrialState(row["state"]), loss=row["loss"])
+        # What is left of another plan is for a launch to refuse, not for those who only look.
+        if not agenda.problem(ended.spec):
+            agenda.tell(ended)
     return agenda
 
 

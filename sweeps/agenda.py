@@ -147,25 +147,30 @@ class Agenda:
 
     def tell(self, row: Finished) -> None:
         """Take note of a finished trial. Raises ``ValueError`` where it is none of this sweep's."""
-        spec = row.spec
-        key = study_key(Cell(budget_flops=spec.budget_flops, model=spec.model, method=spec.method))
-        study = self._studies.get(key)
+        if problem := self.problem(row.spec):
+            raise ValueError(problem)
+        key, number = study_key(_cell(row.spec)), row.spec.number
+        if number in self._rows[key]:
+            # A failure that was replaced by a result: what followed from it is looked at anew.
+            self._forget()
+        self._rows[key][number] = row
+        self._fresh = False
+
+    def problem(self, spec: TrialSpec) -> str:
+        """Why a trial is none of this sweep's, in a sentence; empty where it is one."""
+        study = self._studies.get(study_key(_cell(spec)))
         if study is None or spec.number >= study.num_trials:
-            raise ValueError(
+            return (
                 f"trial {spec.trial_id} is not part of the plan any more: the data or the limits have changed since it "
                 "ran, so give the sweep another name or another --store"
             )
         for what, then, now in (("data", spec.data, study.data), ("weights", spec.revision, study.revision)):
             if then != now:
-                raise ValueError(
+                return (
                     f"trial {spec.trial_id} was trained with {what} {then}, and the {what} are {now} now: "
                     "give the sweep another name or another --store, or bring the earlier ones back"
                 )
-        if spec.number in self._rows[key]:
-            # A failure that was replaced by a result: what followed from it is looked at anew.
-            self._forget()
-        self._rows[key][spec.number] = row
-        self._fresh = False
+        return ""
 
     def ready(self, running: Collection[tuple[str, int]] = ()) -> Iterator[tuple[Study, int]]:
         """The trials that may start now, best first. ``running`` holds (study key, number) of those that have."""
@@ -314,6 +319,10 @@ class Agenda:
 
         space = self._asked[key].study.space if key in self._asked else self._studies[key].space
         return Past(study=self._studies[key], space=space, rows=rows)
+
+
+def _cell(spec: TrialSpec) -> Cell:
+    return Cell(budget_flops=spec.budget_flops, model=spec.model, method=spec.method)
 
 
 def _named(cell: Cell) -> dict[str, Any]:

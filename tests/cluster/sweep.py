@@ -69,7 +69,8 @@ def prepared_for(spec: SweepSpec, world: Path) -> Prepared:
 def studies_of(spec: SweepSpec) -> tuple[Study, ...]:
     facts = DataFacts(num_train_pairs=10**9, tokens_per_pair=50.0, measured=True)
     revisions = dict.fromkeys(spec.models, "r")
-    return studies(spec, plan(spec, facts, SHAPES), data="d", revisions=revisions, shapes=SHAPES)
+    data = prepared_for(spec, Path()).manifest.hash
+    return studies(spec, plan(spec, facts, SHAPES), data=data, revisions=revisions, shapes=SHAPES)
 
 
 def expected_rows(text: str = SPEC) -> pd.DataFrame:
