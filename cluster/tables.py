@@ -36,7 +36,7 @@ def plan_summary(name: str, plan: Plan) -> Text:
     """The totals in a sentence."""
     total = plan.total
     left_out = f"; {len(plan.left_out)} cells are left out (isoflop plan says why)" if plan.left_out else ""
-    trials = f"{total.num_trials} trials in {total.num_cells} cells"
+    trials = f"{'at most ' if plan.at_most else ''}{total.num_trials} trials in {total.num_cells} cells"
     return Text(f"sweep {name}: {trials}, {format_flops(total.flops)} FLOPs{left_out}")
 
 

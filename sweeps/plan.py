@@ -92,6 +92,8 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     left_out: tuple[LeftOut, ...]
     facts: DataFacts
+    at_most: bool = False
+    """Whether cells are allocated adaptively, so that the rows decide which of these are run."""
 
     @property
     def total(self) -> Total:
@@ -196,7 +198,7 @@ def plan(spec: SweepSpec, facts: DataFacts, shapes: Mapping[str, ModelShape]) ->
                     method.space.resolve(shapes[model])
                     planned.append(outcome)
     planned.sort(key=lambda c: (c.cell.budget_flops, -c.steps))
-    return Plan(cells=tuple(planned), left_out=tuple(left_out), facts=facts)
+    return Plan(cells=tuple(planned), left_out=tuple(left_out), facts=facts, at_most=spec.allocation.kind == "adaptive")
 
 
 def studies(
