@@ -166,6 +166,25 @@ def decisions(store: StoreArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command(no_args_is_help=True)
+def optuna(
+    store: StoreArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The file to write (default: optuna.db in the store).")
+    ] = None,
+) -> None:
+    """Copy a sweep's studies into an SQLite file, for optuna-dashboard."""
+    from sweeps.search import write_sqlite
+
+    opened = _open(store)
+    path = (out or opened.root / "optuna.db").absolute()
+    if out is not None and out.exists():
+        raise ValueError(f"--out is {str(out)!r}, which is there already: give another file")
+    path.unlink(missing_ok=True)
+    write_sqlite(path, agenda_of(opened).searched)
+    say(_console(), f"look at it with: optuna-dashboard sqlite:///{path}")
+
+
+@app.command(no_args_is_help=True)
 def fit(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, or a folder of Parquet.")],
     loss: Annotated[str, typer.Option(metavar="COL", help="Column of the loss.")] = "loss",

@@ -112,6 +112,12 @@ class Agenda:
         return tuple(self._decisions.values())
 
     @property
+    def searched(self) -> tuple[tuple[Study, Mapping[int, Finished]], ...]:
+        """The studies that have rows, with the space that each searches."""
+        self._look()
+        return tuple((asked.study, self._rows[key]) for key, asked in self._asked.items() if self._rows[key])
+
+    @property
     def stopped(self) -> tuple[tuple[Study, str], ...]:
         """The studies that ended before all of their trials, and why."""
         self._look()

@@ -12,9 +12,10 @@ import json
 import math
 import random
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps.plan import Study
@@ -83,6 +84,28 @@ def point_of(study: Study, hyperparameters: Hyperparameters) -> Point:
     """Of these hyperparameters the searched ones."""
     values = asdict(hyperparameters)
     return {name: values[name] for name in study.space.searched}
+
+
+def write_sqlite(path: Path, studies: Iterable[tuple[Study, Mapping[int, Finished]]]) -> None:
+    """Write each study with its rows into a new SQLite file that Optuna's own tools open. A copy: nothing reads it."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    states = {TrialState.COMPLETE: "COMPLETE", TrialState.PRUNED: "PRUNED", TrialState.DIVERGED: "PRUNED"}
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    for study, rows in studies:
+        copy = optuna.create_study(storage=storage, study_name=study.key, direction="minimize")
+        space = _distributions(study)
+        for _, row in sorted(rows.items()):
+            copy.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState[states.get(row.state, "FAIL")],
+                    params=point_of(study, row.spec.hyperparameters),
+                    distributions=space,
+                    value=row.loss,
+                    user_attrs={"trial_id": row.spec.trial_id, "state": row.state.value, "seed": row.spec.seed},
+                )
+            )
 
 
 def check_sampler(study: Study) -> None:

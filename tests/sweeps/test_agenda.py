@@ -9,6 +9,7 @@ import math
 import random
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ from analysis.profile import complete_trials
 from sweeps.agenda import Agenda
 from sweeps.columns import to_row
 from sweeps.plan import Cell, Study
-from sweeps.search import Finished
+from sweeps.search import Finished, write_sqlite
 from sweeps.spec import Range, read_spec
 from tests.sweeps.examples import result_of, studies_of
 from tests.sweeps.test_search import run_alone, run_wildly, tried
@@ -271,6 +272,22 @@ def test_the_frontier_of_an_adaptive_sweep_has_an_optimum_at_each_budget() -> No
     for profile in profiles:
         assert profile.optimum is not None
         assert profile.optimum.num_params == pytest.approx(best_size(profile.budget_flops), rel=0.35)
+
+
+def test_the_sqlite_copy_opens_with_optuna(tmp_path: Path) -> None:
+    import optuna
+
+    studies, alone = reference("adaptive")
+    agenda = Agenda(studies)
+    for spec in alone:
+        agenda.tell(ended(spec))
+    write_sqlite(tmp_path / "copy.db", agenda.searched)
+    names = optuna.get_all_study_names(f"sqlite:///{tmp_path}/copy.db")
+    assert len(names) == len({(s.budget_flops, s.model, s.method) for s in alone})
+    copies = [optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/copy.db") for name in names[:4]]
+    found = {t.user_attrs["trial_id"]: (t.value, t.params["learning_rate"]) for copy in copies for t in copy.trials}
+    expected = {s.trial_id: (ended(s).loss, s.hyperparameters.learning_rate) for s in alone}
+    assert len(found) > 8 and found.items() <= expected.items()
 
 
 def test_the_whole_grid_has_no_decisions() -> None:
