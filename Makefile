@@ -4,16 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: sweep test check slow clean
+.PHONY: sweep test check slow soak clean
 
 sweep: $(INSTALLED)  ## run the quickstart sweep and print its recommendation
 	$(BIN)/isoflop launch quickstart
 
-test: $(INSTALLED)  ## everything that takes less than minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: $(INSTALLED)  ## everything that takes less than minutes; files of tests two at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(INSTALLED)  ## what takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+soak: $(INSTALLED)  ## random faults on a cluster of several hosts; needs root and Linux
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.cluster.soak
 
 check: $(INSTALLED)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

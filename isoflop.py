@@ -10,6 +10,7 @@ import errno
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -32,13 +33,14 @@ from cluster.answers import (
 from trainer.refusal import is_of_a_new_folder, is_ours
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from sweeps.store import Store
 
 app = typer.Typer(
     help="How to spend a GPU budget on turning a decoder language model into a text-embedding model.",
-    epilog="SPEC is a YAML file, or a preset: quickstart, smoke, pythia. STORE is a store's folder, or a sweep's name.",
+    epilog="SPEC is a YAML file, or a preset: quickstart, smoke, pythia. STORE is a store's folder or URI, or a "
+    "sweep's name.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,8 +54,24 @@ OverridesArgument = Annotated[
 ]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A store's folder, or a sweep's name.")]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", metavar="PATH", help="Where results go (default: ./stores/<sweep name>).")
+    str | None,
+    typer.Option("--store", metavar="PATH|URI", help="Where results go, also s3:// (default: ./stores/<sweep name>)."),
 ]
+OnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="TARGET",
+        help="http://HEAD:8265, ray://HEAD:10001, auto (a Ray on this machine), a cluster file, or kuberay.",
+    ),
+]
+DeviceOption = Annotated[str | None, typer.Option(metavar="GPU", help="Such as H100: what hours and money are of.")]
+PriceOption = Annotated[float | None, typer.Option(metavar="P", help="Of an hour of one device.")]
+MfuOption = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Of the device's peak (default: as measured, else 0.35).")
+]
+MaxHoursOption = Annotated[float | None, typer.Option(metavar="H", help="End the sweep at so many GPU-hours.")]
+MaxCostOption = Annotated[float | None, typer.Option(metavar="M", help="End the sweep at this cost of GPU-hours.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Machine-readable on standard output, everything else on standard error.")
 ]
@@ -99,10 +117,18 @@ def plan(
     diff: Annotated[
         str | None, typer.Option("--diff", metavar="STORE", help="Show what the spec would add to this store.")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="STORE", help="Take measured speeds from this store's rows.")
+    ] = None,
+    device: DeviceOption = None,
+    price: PriceOption = None,
+    mfu: MfuOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a sweep would run, and what it leaves out and why."""
+    """Show what a sweep would run and cost, and what it leaves out and why."""
     from cluster import tables
+    from cluster.answers import cost_of
+    from sweeps.cost import Rates
     from sweeps.spec import read_spec
 
     read = read_spec(spec, overrides or ())
@@ -116,38 +142,170 @@ def plan(
             tell(_console(), extension.sentences(found))
         return
     planned = plan_of(read, find_prepared(read))
+    rates = Rates(device=device, price_per_hour=price, mfu=mfu)
+    cost = cost_of(read, planned, rates, _open(store) if store else None)
     if as_json:
-        _print_json(tables.plan_record(read.name, planned))
+        _print_json(tables.plan_record(read.name, planned, cost))
     else:
-        _console().print(tables.plan_view(read.name, planned))
+        _console().print(tables.plan_view(read.name, planned, cost))
 
 
 @app.command(no_args_is_help=True)
-def launch(spec: SpecArgument, overrides: OverridesArgument = None, store: StoreOption = None) -> None:
-    """Run a sweep on this machine, and say what it means."""
-    from cluster.drive import drive
+def launch(
+    spec: SpecArgument,
+    overrides: OverridesArgument = None,
+    store: StoreOption = None,
+    on: OnOption = None,
+    detach: Annotated[bool, typer.Option("--detach", help="On a cluster: do not follow the log.")] = False,
+    max_gpu_hours: MaxHoursOption = None,
+    max_cost: MaxCostOption = None,
+    device: DeviceOption = None,
+    price: PriceOption = None,
+    mfu: MfuOption = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="On a cluster: data and models (default: cache, beside the store)."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME", help="On a cluster: send this variable along; repeatable."),
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="On a cluster: interpreter on its head (default: python).")
+    ] = None,
+    image: Annotated[str | None, typer.Option(metavar="NAME", help="For kuberay: container image of all pods.")] = None,
+    down: Annotated[
+        bool, typer.Option("--down", help="Of a cluster file: take the cluster away when the sweep has ended.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Of kuberay or a cluster file: check and print, start nothing.")
+    ] = False,
+) -> None:
+    """Run a sweep, here or on a cluster, and say what it means."""
+    from cluster import dispatch
+    from sweeps.cost import Rates
     from sweeps.spec import read_spec
 
-    read = read_spec(spec, overrides or ())
-    drive(read, store or Path("stores") / read.name, _console())
+    wish = dispatch.Wish(
+        on=on,
+        store=store,
+        cache=cache,
+        detach=detach,
+        down=down,
+        dry_run=dry_run,
+        names=tuple(env or ()),
+        python=python,
+        image=image,
+        rates=Rates(device=device, price_per_hour=price, mfu=mfu),
+        max_gpu_hours=max_gpu_hours,
+        max_cost=max_cost,
+    )
+    sys.exit(dispatch.launch(read_spec(spec, overrides or ()), wish, _console()))
 
 
 @app.command(no_args_is_help=True)
-def resume(store: StoreArgument) -> None:
-    """Go on with a sweep that was stopped or died."""
+def resume(
+    store: StoreArgument,
+    max_gpu_hours: MaxHoursOption = None,
+    max_cost: MaxCostOption = None,
+    price: PriceOption = None,
+) -> None:
+    """Go on, on this machine, with a sweep that was stopped, died or reached a cap."""
+    from cluster.bounds import Bounds
     from cluster.drive import drive
 
     opened = _open(store)
-    drive(opened.spec, opened.root, _console())
+    bounds = Bounds(max_gpu_hours=max_gpu_hours, max_cost=max_cost, price_per_hour=price)
+    drive(opened.spec, opened.root, _console(), bounds=bounds)
+
+
+@app.command("list")
+def list_sweeps(
+    on: OnOption = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="PATH", help="A folder of stores (default: ./stores).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the sweeps of a cluster, and those whose stores lie in a folder."""
+    from cluster import listing
+
+    jobs = listing.jobs_on(on) if on else None
+    stores = listing.stores_in(root or Path("stores")) if root or not on else None
+    if as_json:
+        _print_json(listing.record(jobs, stores))
+    else:
+        _console().print(listing.view(jobs, stores))
 
 
 @app.command(no_args_is_help=True)
-def status(store: StoreArgument, as_json: JsonOption = False) -> None:
+def stop(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, its store, or a job's id.")],
+    on: OnOption = None,
+) -> None:
+    """Stop a sweep that runs; nothing is lost."""
+    from cluster import stopping
+
+    say(_console(), stopping.stop(sweep, on))
+
+
+@app.command(no_args_is_help=True)
+def logs(
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, or the start of it.")],
+    store: Annotated[str, typer.Option("--store", metavar="STORE", help="The store it belongs to.")],
+    on: OnOption = None,
+) -> None:
+    """Show what a trial's process has written, while it runs, or how the trial ended."""
+    from cluster import logs as trial_logs
+
+    trial_logs.show(_open(store), trial, on, _console())
+
+
+@app.command()
+def doctor(
+    on: OnOption = None,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="PATH", help="The store of a sweep to come, on this target.")
+    ] = None,
+    spec: Annotated[
+        str | None,
+        typer.Option("--spec", metavar="SPEC", help="Also ask whether this sweep's data and models are there."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that a Ray, its machines and its storage are fit for a sweep."""
+    from cluster.doctor import examine, is_well, record, view
+    from sweeps.spec import read_spec
+
+    console = _console(err=as_json)
+    findings = examine(on, store, read_spec(spec) if spec else None, console)
+    if as_json:
+        _print_json(record(findings))
+    else:
+        console.print(view(findings))
+    sys.exit(0 if is_well(findings) else 1)
+
+
+@app.command(no_args_is_help=True)
+def status(
+    store: StoreArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it again every other second.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show how far a sweep is, while it runs or after it died."""
     from cluster import tables
     from cluster.status import read_status
 
     opened = _open(store)
+    if watch and not as_json:
+        from cluster import view
+
+        def look() -> tuple[RenderableType, bool]:
+            found = read_status(opened, asked_plan(opened))
+            return tables.status_view(found), found.num_rows == found.num_trials
+
+        view.watch(_console(), look)
+        return
     found = read_status(opened, asked_plan(opened))
     if as_json:
         _print_json(found.to_dict())
@@ -176,12 +334,13 @@ def optuna(
     from sweeps.search import write_sqlite
 
     opened = _open(store)
-    path = (out or opened.root / "optuna.db").absolute()
+    beside = opened.root / "optuna.db"
+    path = out or (beside if isinstance(beside, Path) else Path(f"{opened.spec.name}-optuna.db"))
     if out is not None and out.exists():
         raise ValueError(f"--out is {str(out)!r}, which is there already: give another file")
     path.unlink(missing_ok=True)
-    write_sqlite(path, agenda_of(opened).searched)
-    say(_console(), f"look at it with: optuna-dashboard sqlite:///{path}")
+    write_sqlite(path.absolute(), agenda_of(opened).searched)
+    say(_console(), f"look at it with: optuna-dashboard sqlite:///{path.absolute()}")
 
 
 @app.command(no_args_is_help=True)
@@ -205,11 +364,27 @@ def fit(
             "multiplicative, share or joint.",
         ),
     ] = "parametric",
+    noise: Annotated[
+        str | None,
+        typer.Option(metavar="COL|SD", help="Standard deviation of a loss: weighs the rows (default: all alike)."),
+    ] = None,
+    at: Annotated[
+        float | None,
+        typer.Option(metavar="FLOPS", help="Name the best size and tokens there, at the rows' own cost of a token."),
+    ] = None,
     draws: Annotated[int, typer.Option(metavar="K", help="Bootstrap draws behind the intervals.")] = 1000,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Instead: every form by its error at the largest FLOPs, held back.")
+    ] = False,
+    report_to: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures into this folder, too.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a scaling law to any table of rows, and say how sure its parameters are."""
-    from analysis.fit_table import Request, fit_table, read_table, records, sentences
+    from analysis.compare import compare_table
+    from analysis.fit_table import fit_table, records, sentences
+    from analysis.rows import Request, groups, read_table, usable
 
     request = Request(
         form=form,
@@ -222,10 +397,26 @@ def fit(
         run=run,
         share=share,
         epochs=epochs,
+        noise=noise,
+        at=at,
         drop_worst=drop_worst,
         num_draws=draws,
     )
-    found = fit_table(read_table(table), request)
+    rows = read_table(table)
+    if compare:
+        compared = compare_table(rows, request)
+        if as_json:
+            _print_json([one.to_dict() for one in compared])
+        else:
+            say(_console(), "\n".join(line for one in compared for line in one.sentences()))
+        return
+    found = fit_table(rows, request)
+    if report_to is not None:
+        from analysis.table_report import write_table_report
+
+        columns = [(name or "all", usable(own, request)[0]) for name, own in groups(rows, method)]
+        page = write_table_report(report_to, table.name, columns, *found)
+        say(_console(err=as_json), f"report: {page}")
     if as_json:
         _print_json(records(*found))
     else:
@@ -257,10 +448,10 @@ def recommend(
 ) -> None:
     """Say what to train for a budget, hours or money, what loss to expect, and what it costs to serve."""
     from analysis.constraints import Constraints
-    from analysis.frontier import fit_frontier
     from analysis.hardware import budget_from, hardware
     from analysis.lifetime import lifetime
     from analysis.recommend import recommend as recommend_at
+    from analysis.saved import saved_frontier
 
     opened = _open(store)
     rows, prepared = opened.read_trials(), prepared_of(opened)
@@ -275,12 +466,13 @@ def recommend(
         tokens_per_query=tokens.query.mean_at_max_length,
         hardware=machine,
     )
-    frontier, flops = fit_frontier(rows), budget_from(budget, gpu_hours, money, machine)
+    flops = budget_from(budget, gpu_hours, money, machine)
+    frontier = saved_frontier(rows, opened.root / "fits")
     answer = recommend_at(frontier, flops, shapes, tokens.tokens_per_pair, constraints)
     service = service_of(tokens, queries_per_month=queries, documents=documents, reembeddings=reembed, months=months)
     life = None if service is None else lifetime(frontier, answer, constraints.allowed(shapes), service)
     if emit is not None:
-        emit_sweep(emit, opened.spec, answer)
+        emit_sweep(emit, opened.spec, frontier, answer)
     if as_json:
         _print_json(answer.to_dict() | {"lifetime": None if life is None else life.to_dict()})
         return
@@ -302,7 +494,7 @@ def next_cells(
 ) -> None:
     """Say which cells to run next, to know the most about a budget."""
     from analysis.design import CellRules, design
-    from analysis.frontier import fit_frontier
+    from analysis.saved import saved_frontier
 
     opened = _open(store)
     spec, prepared = opened.spec, prepared_of(opened)
@@ -315,7 +507,7 @@ def next_cells(
         max_epochs=spec.limits.max_epochs,
     )
     found = design(
-        fit_frontier(opened.read_trials()),
+        saved_frontier(opened.read_trials(), opened.root / "fits"),
         flops,
         [model.shape for model in prepared.models.values()],
         rules,
@@ -359,17 +551,19 @@ def export(
     opened = _open(store)
     result = find_trial(opened, trial)
     prepared = prepared_of(opened)
+    from cluster.carry import fetched_weights
     from trainer.export import export as export_model
     from trainer.prepare import default_cache
 
-    export_model(
-        out.resolve(),
-        result=result,
-        weights=opened.weights(result.spec.trial_id),
-        base=Path(prepared.models[result.spec.model].path),
-        manifest=prepared.manifest,
-        cache=default_cache(),
-    )
+    with TemporaryDirectory(prefix="isoflop-weights-") as here:
+        export_model(
+            out.resolve(),
+            result=result,
+            weights=fetched_weights(opened.weights(result.spec.trial_id), Path(here)),
+            base=Path(prepared.models[result.spec.model].path),
+            manifest=prepared.manifest,
+            cache=default_cache(),
+        )
     assert result.metrics is not None
     which = "" if trial else ", the least of all trials with weights"
     say(_console(), f"trial {result.spec.trial_id} with a loss of {result.metrics.loss:.4f}{which}: {out}")
@@ -418,6 +612,8 @@ def _whole_flops(budget: float) -> int:
 def _open(name: str) -> Store:
     from sweeps.store import Store
 
+    if "://" in name:
+        return Store.open(name)
     named = Path("stores") / name
     is_name = not Path(name).exists() and Path(name).name == name and named.exists()
     return Store.open((named if is_name else Path(name)).resolve())

@@ -81,12 +81,12 @@ class Crossover:
         }
 
 
-LossAt = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
-"""Budgets (k,) -> the fitted losses (k,) and draws of them (num_draws, k)."""
+LogLossAt = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+"""Budgets (k,) -> ln of the fitted losses (k,) and of draws of them (num_draws, k)."""
 
 
 def find_crossover(
-    names: tuple[str, str], losses: tuple[LossAt, LossAt], budgets_flops: tuple[float, float]
+    names: tuple[str, str], losses: tuple[LogLossAt, LogLossAt], budgets_flops: tuple[float, float]
 ) -> Crossover:
     """Where two methods' losses cross, nearest to the measured budgets (smallest, largest).
 
@@ -97,7 +97,7 @@ def find_crossover(
     low, high = budgets_flops
     grid = np.geomspace(low / REACH, high * REACH, POINTS)
     (first, first_draws), (second, second_draws) = losses[0](grid), losses[1](grid)
-    gap, draws = np.log(first / second), np.log(first_draws / second_draws)
+    gap, draws = first - second, first_draws - second_draws
     centre = math.log(math.sqrt(low * high))
     place = _crossing(gap[None], np.log(grid), centre)[0]
     swap = gap[np.searchsorted(np.log(grid), place) - 1] > 0 if np.isfinite(place) else gap[grid <= high][-1] > 0

@@ -299,8 +299,7 @@ def _slopes(loss_law: Law, size_law: Law, budget: float, num_params: float, loss
 
 def _covariance(loss_law: Law, size_law: Law) -> FloatArray:
     """Of the four parameters, from draws in which all are known: (4, 4)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        draws = np.stack([np.log(loss_law.levels), loss_law.exponents, np.log(size_law.levels), size_law.exponents])
+    draws = np.stack([loss_law.log_levels, loss_law.exponents, size_law.log_levels, size_law.exponents])
     draws = draws[:, np.isfinite(draws).all(axis=0)]
     low, high = np.quantile(draws, WILD, axis=1)
     return np.asarray(np.cov(np.clip(draws, low[:, None], high[:, None])))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,19 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis import wording
+from analysis.fit import Interval
 from trainer.trial import format_flops
 
 GREY = "#5b6470"
+LOSS = "held-out loss (nats)"
+SIZE = "non-embedding parameters"
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLE: Any = {
     "font.size": 9,
@@ -65,7 +70,8 @@ class Drawing:
         buffer = io.StringIO()
         with mpl.rc_context(_STYLE):
             # One layout for both files: it takes most of the time.
-            self.figure.draw_without_rendering()
+            if engine := self.figure.get_layout_engine():
+                engine.execute(self.figure)
             self.figure.set_layout_engine("none")
             self.figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -106,6 +112,18 @@ def budget_ticks(panel: Axes, budgets: Sequence[int]) -> None:
     _ticks(panel, [float(budget) for budget in budgets], [format_flops(budget) for budget in budgets], "x", room=0.13)
 
 
+def log_ticks(panel: Axes, axis: str, say: Callable[[float], str]) -> None:
+    """Ticks on a log axis with final limits, labelled by ``say``: decades, or 1, 2 and 5 of each if few."""
+    low, high = panel.get_xlim() if axis == "x" else panel.get_ylim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    few = math.log10(high / low) < 2
+    places = [step * 10.0**decade for decade in decades for step in ((1, 2, 5) if few else (1,))]
+    inside = [place for place in places if low <= place <= high]
+    # Every second, third, ... decade where they are many.
+    inside = inside[:: math.ceil(len(inside) / 7)]
+    _ticks(panel, inside, [say(place) for place in inside], axis, room=0.02)
+
+
 def _ticks(panel: Axes, places: list[float], labels: list[str], axis: str, room: float) -> None:
     low, high = panel.get_xlim() if axis == "x" else panel.get_ylim()
     last = -np.inf
@@ -119,6 +137,17 @@ def _ticks(panel: Axes, places: list[float], labels: list[str], axis: str, room:
     side.set_major_locator(FixedLocator(places))
     side.set_major_formatter(FixedFormatter(labels))
     side.set_minor_locator(NullLocator())
+
+
+def clip(interval: Interval, low: float, high: float) -> tuple[float, float]:
+    """Both ends, none of them outside ``low`` to ``high``."""
+    return max(interval.low, low), min(interval.high, high)
+
+
+def legend(figure: Figure, *handles: Artist) -> None:
+    """A line or two below all panels that say what each sign means."""
+    columns = len(handles) if len(handles) <= 4 else math.ceil(len(handles) / 2)
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
 def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:

@@ -20,15 +20,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from analysis import wording
 from analysis.drawing import (
     GREY,
+    LOSS,
+    SIZE,
     Drawing,
     budget_ticks,
+    clip,
     kind_colours,
     label_ends,
+    legend,
     ordered_colours,
     size_ticks,
     styled,
 )
-from analysis.fit import FloatArray, Interval
+from analysis.fit import FloatArray
 from analysis.frontier import Frontier, MethodFrontier, Ranking
 from analysis.law import Law
 from analysis.profile import Profile, ProfileState
@@ -36,8 +40,7 @@ from analysis.recommend import Recommendation
 from analysis.tables import curves_table, frontier_table, profiles_table
 from trainer.trial import format_flops
 
-_LOSS = "held-out loss (nats)"
-_SIZE = "non-embedding parameters"
+MAX_CURVE_COLUMNS = 3
 
 
 @styled
@@ -45,7 +48,7 @@ def draw_profiles(frontier: Frontier) -> Drawing:
     """A panel a method: loss over size, a colour a budget; parabolas, optima with intervals, and edges."""
     columns = min(2, len(frontier.methods))
     lines = math.ceil(len(frontier.methods) / columns)
-    figure = Figure(figsize=(5.2 * columns, 3.4 * lines + 0.4), layout="constrained")
+    figure = Figure(figsize=(10.4, (3.4 if columns > 1 else 4.4) * lines + 0.4), layout="constrained")
     panels = list(figure.subplots(lines, columns, sharey=True, sharex=True, squeeze=False).flat)
     colours = dict(zip(frontier.budgets_flops, ordered_colours(len(frontier.budgets_flops)), strict=True))
     sizes = _sizes(frontier)
@@ -60,11 +63,11 @@ def draw_profiles(frontier: Frontier) -> Drawing:
         panel.set_axis_off()
     for panel, method in zip(panels, frontier.methods, strict=False):
         panel.tick_params(labelbottom=True, labelleft=True)
-        panel.set_xlabel(_SIZE)
-        panel.set_ylabel(_LOSS)
+        panel.set_xlabel(SIZE)
+        panel.set_ylabel(LOSS)
         last = [(profile.budget_flops, profile.points[-1]) for profile in method.profiles]
         label_ends(panel, [(p.num_params, p.loss, format_flops(budget), colours[budget]) for budget, p in last])
-    _legend(
+    legend(
         figure,
         Line2D([], [], color=GREY, marker="o", linewidth=0.8, markersize=4, label="best trial of a model"),
         Line2D([], [], color=GREY, label="parabola near the minimum"),
@@ -95,7 +98,7 @@ def _draw_profile(panel: Axes, profile: Profile, colour: str, sizes: Sequence[in
     used = [point.num_params for point in profile.points if point.model in optimum.models]
     grid = np.geomspace(min(used), max(used), 80)
     panel.plot(grid, optimum.parabola(np.log10(grid)), color=colour)
-    ends = _clip(optimum.num_params_interval, sizes[0] / 1.4, sizes[-1] * 1.4)
+    ends = clip(optimum.num_params_interval, sizes[0] / 1.4, sizes[-1] * 1.4)
     panel.plot(ends, [optimum.loss] * 2, color=colour, linewidth=1, marker="|", markersize=5, zorder=4)
     panel.plot(optimum.num_params, optimum.loss, marker="D", color=colour, markeredgecolor="white", zorder=5)
 
@@ -124,19 +127,19 @@ def draw_frontier(frontier: Frontier, recommendation: Recommendation | None) -> 
         panel.set_xlim(grid[0], grid[-1])
         panel.set_xlabel("budget (booked training FLOPs)")
         budget_ticks(panel, ticks)
-    losses.set(title="Loss of the optimum", ylabel=_LOSS, ylim=_loss_limits(frontier, grid))
+    losses.set(title="Loss of the optimum", ylabel=LOSS, ylim=_loss_limits(frontier, grid))
     losses.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
     losses.yaxis.set_minor_locator(NullLocator())
     losses.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     models = _sizes(frontier)
-    sizes.set(title="Size of the optimum", ylabel=_SIZE, ylim=(models[0] / 1.6, models[-1] * 1.6))
+    sizes.set(title="Size of the optimum", ylabel=SIZE, ylim=(models[0] / 1.6, models[-1] * 1.6))
     size_ticks(sizes, models, axis="y")
     if recommendation is not None and shown:
         _draw_recommended(losses, sizes, recommendation)
     named = list(zip(frontier.methods, colours, strict=True))
     label_ends(losses, [(*_end(m.loss_law, grid, m.profiles[-1].loss), m.label, c) for m, c in named])
     label_ends(sizes, [(*_end(m.size_law, grid, 0), _size_label(m, grid), c) for m, c in named if m.size_law])
-    _legend(
+    legend(
         figure,
         Line2D([], [], color=GREY, marker="o", linestyle="none", label="optimum, 90 % interval"),
         Line2D([], [], color=GREY, marker="v", markerfacecolor="white", linestyle="none", markersize=7,
@@ -183,7 +186,7 @@ def _draw_losses(panel: Axes, label: str, rankings: Sequence[Ranking], colour: s
     for ranking in rankings:
         for standing in ranking.standings:
             if standing.method == label:
-                x, ends = ranking.budget_flops * shift, _clip(standing.loss_interval, 1e-30, 1e30)
+                x, ends = ranking.budget_flops * shift, clip(standing.loss_interval, 1e-30, 1e30)
                 marker, size, fill = ("o", 6, colour) if standing.is_optimum else ("v", 7, "white")
                 panel.plot([x, x], ends, color=colour, linewidth=1)
                 panel.plot(x, standing.loss, color=colour, marker=marker, markersize=size, markerfacecolor=fill)
@@ -192,7 +195,7 @@ def _draw_losses(panel: Axes, label: str, rankings: Sequence[Ranking], colour: s
 def _draw_optimal_sizes(panel: Axes, method: MethodFrontier, colour: str, shift: float) -> None:
     for profile in method.profiles:
         if profile.optimum is not None:
-            ends = _clip(profile.optimum.num_params_interval, 1e-30, 1e30)
+            ends = clip(profile.optimum.num_params_interval, 1e-30, 1e30)
             panel.plot([profile.budget_flops * shift] * 2, ends, color=colour, linewidth=1)
             panel.plot(profile.budget_flops * shift, profile.optimum.num_params, color=colour, marker="o")
 
@@ -237,20 +240,27 @@ def _loss_limits(frontier: Frontier, grid: FloatArray) -> tuple[float, float]:
 def draw_curves(frontier: Frontier, curves: Mapping[str, pd.DataFrame]) -> Drawing | None:
     """Training loss over the spent share of the budget: a panel a method and budget, a line a model's best trial.
 
-    ``curves`` maps trial ids to tables with the store's curve columns; trials without one are left out. ``None`` where
-    there is no curve at all.
+    Of many budgets the smallest, a middle and the largest are drawn; the data have all. ``curves`` maps trial ids to
+    tables with the store's curve columns; trials without one are left out. ``None`` where there is no curve at all.
     """
     table = curves_table(frontier, curves)
     if table.empty:
         return None
     budgets, methods = frontier.budgets_flops, frontier.methods
-    figure = Figure(figsize=(1.0 + 3.1 * len(budgets), 0.6 + 2.2 * len(methods)), layout="constrained")
+    if len(budgets) > MAX_CURVE_COLUMNS:
+        budgets = (budgets[0], budgets[len(budgets) // 2], budgets[-1])
+    width, height = 1.0 + 3.1 * len(budgets), 0.7 + 2.2 * len(methods)
+    figure = Figure(figsize=(width, height))
     panels = figure.subplots(len(methods), len(budgets), sharex=True, sharey=True, squeeze=False)
+    # Room in inches, fixed: to find it out for so many panels would take seconds.
+    figure.subplots_adjust(left=0.6 / width, right=1 - 0.5 / width, bottom=0.5 / height, top=1 - 0.3 / height)
+    figure.subplots_adjust(wspace=0.25, hspace=0.25)
     sizes = _sizes(frontier)
     colours = dict(zip(sizes, ordered_colours(len(sizes)), strict=True))
     late = table.loc[table["share_of_budget"] > 0.05, "train_loss"]
     panels[0][0].set_ylim(late.min() - 0.3, late.max() + 0.3)
     panels[0][0].set_xlim(0, 1)
+    panels[0][0].set_xticks([0, 0.25, 0.5, 0.75])
     panels[0][0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     for line, method in zip(panels, methods, strict=True):
         line[0].set_ylabel("training loss (nats)")
@@ -274,11 +284,3 @@ def draw_curves(frontier: Frontier, curves: Mapping[str, pd.DataFrame]) -> Drawi
 
 def _sizes(frontier: Frontier) -> list[int]:
     return sorted({point.num_params for m in frontier.methods for profile in m.profiles for point in profile.points})
-
-
-def _clip(interval: Interval, low: float, high: float) -> tuple[float, float]:
-    return max(interval.low, low), min(interval.high, high)
-
-
-def _legend(figure: Figure, *handles: Line2D) -> None:
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)

@@ -139,8 +139,8 @@ def window(x: FloatArray, index: int) -> slice:
     return slice(first, last + 1)
 
 
-def locate_minima(x: FloatArray, y: FloatArray) -> Minima:
-    """The minimum of each sampled curve: ``x`` (n,) sorted log10 with n >= 3, ``y`` (num_draws, n).
+def locate_minima(x: FloatArray, y: FloatArray, weights: FloatArray | None = None) -> Minima:
+    """The minimum of each sampled curve: ``x`` (n,) sorted log10 with n >= 3, ``y`` (num_draws, n), ``weights`` (n,).
 
     A lowest point at either end of the grid is an edge. Otherwise a parabola goes through the ``window`` around it;
     where that one is not convex, has its vertex outside the two neighbours, or misses the lowest point by more than a
@@ -161,7 +161,9 @@ def locate_minima(x: FloatArray, y: FloatArray) -> Minima:
     for index in range(1, n - 1):
         draws = np.flatnonzero((lowest == index) & np.isnan(minima.x))
         for part in (window(x, index), slice(index - 1, index + 2)):
-            curvature, vertex, minimum = fit_parabolas(x[part], y[draws, part])
+            curvature, vertex, minimum = fit_parabolas(
+                x[part], y[draws, part], None if weights is None else weights[part]
+            )
             inside = (vertex >= x[index - 1]) & (vertex <= x[index + 1])
             miss = np.abs(minimum + curvature * (x[index] - vertex) ** 2 - y[draws, index])
             good = inside & (miss <= MAX_MISS * np.abs(y[draws, index]))
@@ -178,11 +180,11 @@ def locate_minima(x: FloatArray, y: FloatArray) -> Minima:
 def fit_power_laws(x: FloatArray, y: FloatArray, sd: FloatArray, pivot: float) -> tuple[FloatArray, FloatArray]:
     """Weighted straight lines in log-log: ``x`` (n,), ``y`` (num_draws, n) with NaN for a point that a draw lacks.
 
-    ``sd`` (n,) is the standard deviation of ln y. Returns the value at ``pivot`` and the exponent, each (num_draws,);
-    NaN for draws with fewer than two points.
+    ``sd`` (n,) is the standard deviation of ln y. Returns ln of the value at ``pivot`` and the exponent, each
+    (num_draws,); NaN for draws with fewer than two points.
     """
     log_x = np.log(x / pivot)
-    known = np.isfinite(y)
+    known = np.isfinite(y) & (y > 0)
     log_y = np.log(np.where(known, y, 1.0))
     weight = np.where(known, 1 / sd**2, 0.0)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -191,9 +193,9 @@ def fit_power_laws(x: FloatArray, y: FloatArray, sd: FloatArray, pivot: float) -
         mean_y = (weight * log_y).sum(axis=1) / total
         centred = log_x - mean_x[:, None]
         exponent = (weight * centred * log_y).sum(axis=1) / (weight * centred**2).sum(axis=1)
-        level = np.exp(mean_y - exponent * mean_x)
+        log_level = mean_y - exponent * mean_x
     enough = known.sum(axis=1) >= 2
-    return np.where(enough, level, np.nan), np.where(enough, exponent, np.nan)
+    return np.where(enough, log_level, np.nan), np.where(enough, exponent, np.nan)
 
 
 def fit_power_law(x: FloatArray, y: FloatArray, sd: FloatArray | None = None) -> PowerLaw:
@@ -206,12 +208,12 @@ def fit_power_law(x: FloatArray, y: FloatArray, sd: FloatArray | None = None) ->
     error = np.ones_like(x) if sd is None else sd
     weight = 1 / error**2
     pivot = float(np.exp((weight * np.log(x)).sum() / weight.sum()))
-    level, exponent = fit_power_laws(x, y[None, :], error, pivot)
-    residuals = (np.log(y) - np.log(level[0]) - exponent[0] * np.log(x / pivot)) / error
+    log_level, exponent = fit_power_laws(x, y[None, :], error, pivot)
+    residuals = (np.log(y) - log_level[0] - exponent[0] * np.log(x / pivot)) / error
     degrees = x.size - 2
     return PowerLaw(
         pivot=pivot,
-        level=float(level[0]),
+        level=float(np.exp(log_level[0])),
         exponent=float(exponent[0]),
         num_points=x.size,
         misfit=float((residuals**2).sum() / degrees) if degrees > 0 else None,

@@ -1,20 +1,21 @@
-"""Any table of rows to fitted laws: which column is which, which rows can be used, one fit a method.
+"""Any table of rows to fitted laws: one fit a method, in any form, with what a person is told of it.
 
-Knows tables (CSV, Parquet) and every form that can be fitted. Never knows the store's columns: the caller names them.
+Knows every form that can be fitted. Never knows which column is which (``rows.py``), files, or the store.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.crossover import Crossover, LossAt, find_crossover
+from analysis.allocation import Allocation, allocate, cost_of_rows
+from analysis.crossover import Crossover, LogLossAt, find_crossover
+from analysis.descent import IntArray
 from analysis.envelope import fit_envelope
 from analysis.fit import FloatArray, Interval
 from analysis.forms import COMPUTE, FORMS
@@ -22,29 +23,8 @@ from analysis.isoflops import IsoflopFit, fit_isoflops
 from analysis.law import fit_law
 from analysis.noise import noise_of_profiles
 from analysis.parametric import ParametricFit, fit_parametric
-from analysis.repeats import PUBLISHED_DECAY, effective_tokens
-
-ISOFLOP_WAYS = {"isoflop": "parabola", "isoflop-window": "window", "isoflop-akima": "akima"}
-OFFERED = ("envelope", *ISOFLOP_WAYS, "varpro", *FORMS)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """What to fit. Every field named like a quantity is a column's name, or ``None``."""
-
-    form: str = "parametric"
-    loss: str = "loss"
-    params: str | None = None
-    tokens: str | None = None
-    flops: str | None = None
-    budget: str | None = None
-    method: str | None = None
-    run: str | None = None
-    share: str | None = None
-    epochs: str | None = None
-    drop_worst: int = 0
-    num_draws: int = 1000
-    seed: int = 0
+from analysis.repeats import PUBLISHED_DECAY
+from analysis.rows import ISOFLOP_WAYS, Request, check_request, groups, usable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +47,8 @@ class FittedTable:
     residual_sd: float
     """Standard deviation of the residuals: of ln loss, or of ln size about the law for envelope and IsoFLOP fits."""
     warnings: tuple[str, ...]
+    optimum: Allocation | None = None
+    """At the FLOPs that were asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """One record, parameters by their symbols; an open end of an interval is ``null``."""
@@ -76,38 +58,38 @@ class FittedTable:
         record["intervals"] = {name: interval.to_list() for name, interval in self.intervals.items()}
         record |= {"dropped": list(self.dropped), "starts": dict(self.starts), "condition": self.condition}
         record |= {"residual_sd": self.residual_sd, "warnings": list(self.warnings)}
+        record |= {} if self.optimum is None else {"optimum": self.optimum.to_dict()}
         return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()}
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """The rows of a CSV or Parquet file, or of a folder of Parquet files."""
-    if not path.exists():
-        raise ValueError(f"TABLE is {path}, which does not exist: give a CSV or Parquet file, or a folder of Parquet")
-    if path.is_dir() or path.suffix in (".parquet", ".pq"):
-        return pd.read_parquet(path)
-    if path.suffix in (".csv", ".gz", ".tsv", ".txt"):
-        return pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
-    raise ValueError(f"TABLE is {path.name}: its name must end in .csv, .tsv or .parquet")
 
 
 def fit_table(table: pd.DataFrame, request: Request) -> tuple[tuple[FittedTable, ...], tuple[Crossover, ...]]:
     """A fit for each method of ``table`` (one where no method column is named), and the methods' crossovers.
 
     Crossovers come from IsoFLOP fits of two or more methods, by the law of the loss of their minima over compute.
-    Raises ``ValueError`` for columns that are missing or hold no numbers, and where too little is left.
+    Raises ``ValueError`` for columns that are missing or hold no numbers, and where too little is left. Of several
+    methods, one with too little has no values and a warning that says why.
     """
-    _check_request(table, request)
-    groups = [(None, table)] if request.method is None else _groups(table, request.method)
-    fits, laws = [], {}
+    check_request(table, request)
+    parts = groups(table, request.method)
+    fits, laws, refused = [], {}, []
     budgets: list[float] = []
-    for method, rows in groups:
-        columns, dropped = _usable(rows, request)
-        fitted, law = _fit(columns, request)
+    for method, rows in parts:
+        try:
+            columns, dropped = usable(rows, request)
+            fitted, law = _fit(columns, request)
+        except ValueError as error:
+            if request.method is None:
+                raise
+            refused.append(f"{method}: {error}")
+            fits.append(_unfitted(str(method), len(rows), request, str(error)))
+            continue
         notes = (*dropped, *fitted.dropped)
         fits.append(replace(fitted, method=method, num_rows=len(rows), dropped=notes))
         if method is not None and law is not None:
             laws[method] = law
             budgets += [columns["budget"].min(), columns["budget"].max()]
+    if len(refused) == len(parts):
+        raise ValueError(f"--method is {request.method}: none can be fitted; {refused[0]}")
     names = list(laws)
     crossovers = tuple(
         find_crossover((first, second), (laws[first], laws[second]), (min(budgets), max(budgets)))
@@ -136,86 +118,38 @@ def sentences(fits: tuple[FittedTable, ...], crossovers: tuple[Crossover, ...]) 
             interval = fit.intervals[name]
             low, high = (f"{end:.6g}" if math.isfinite(end) else "not bounded" for end in (interval.low, interval.high))
             lines.append(f"  {name:<11}{value:<14.7g}90 % interval: {low} to {high}")
-        lines.append(f"  {'objective':<11}{fit.objective:.9g}")
+        if math.isfinite(fit.objective):
+            lines.append(f"  {'objective':<11}{fit.objective:.9g}")
         lines.append(f"  {'num_points':<11}{fit.num_points} of {fit.num_rows} rows")
         if fit.starts:
             numbers = [fit.starts[name] for name in ("num_starts", "num_converged", "num_at_best")]
             lines.append("  {:<11}{}, of which {} converged and {} found the best".format("starts", *numbers))
         lines += [f"  left out:  {reason}" for reason in fit.dropped]
         lines += [f"  mind:      {warning}" for warning in fit.warnings]
+        lines += [f"  {sentence}" for sentence in (fit.optimum.sentences() if fit.optimum else ())]
     return lines + [crossover.sentence for crossover in crossovers]
 
 
-def _check_request(table: pd.DataFrame, request: Request) -> None:
-    if request.form not in OFFERED:
-        raise ValueError(f"--form is {request.form}: give one of {', '.join(OFFERED)}")
-    if request.drop_worst < 0:
-        raise ValueError(f"--drop-worst is {request.drop_worst}: give a number of rows from 0")
-    for option in ("loss", "params", "tokens", "flops", "budget", "method", "run", "share", "epochs"):
-        column = getattr(request, option)
-        if column is not None and column not in table.columns:
-            names = ", ".join(map(str, table.columns[:20]))
-            raise ValueError(f"--{option} is {column}, which is no column of the table: it has {names}")
-    needed = set() if request.form == "compute" else {"params"}
-    given = {option for option in ("params", "tokens", "flops", "budget") if getattr(request, option) is not None}
-    if missing := needed - given:
-        raise ValueError(f"--{min(missing)} is missing: form {request.form} needs the column of the model sizes")
-    if not given & {"tokens", "flops", "budget"} or (request.form == "compute" and given == {"tokens"}):
-        raise ValueError(f"--tokens or --flops is missing: form {request.form} needs the column of one of them")
-    if request.form == "share" and request.share is None:
-        raise ValueError("--share is missing: form share needs the column of the trained share of the parameters")
+def _unfitted(method: str, num_rows: int, request: Request, why: str) -> FittedTable:
+    form = FORMS.get(request.form)
+    return FittedTable(
+        method=method,
+        form=request.form,
+        formula="nothing fitted" if form is None else form.formula,
+        values={},
+        intervals={},
+        objective=math.nan,
+        num_points=0,
+        num_rows=num_rows,
+        dropped=(),
+        starts={},
+        condition=None,
+        residual_sd=math.nan,
+        warnings=(f"Nothing can be fitted: {why}.",),
+    )
 
 
-def _groups(table: pd.DataFrame, column: str) -> list[tuple[str | None, pd.DataFrame]]:
-    return [(str(name), rows) for name, rows in table.groupby(column, sort=True)]
-
-
-def _usable(rows: pd.DataFrame, request: Request) -> tuple[dict[str, FloatArray], list[str]]:
-    """The columns as numbers, of the rows that can be used, and why the others cannot."""
-    columns = {}
-    for option in ("loss", "params", "tokens", "flops", "budget", "share", "epochs"):
-        name = getattr(request, option)
-        if name is not None:
-            numbers = pd.to_numeric(rows[name], errors="coerce")
-            if numbers.notna().sum() == 0 and rows[name].notna().any():
-                raise ValueError(f"--{option} is {name}, which holds no numbers: name a column of numbers")
-            columns[option] = numbers.to_numpy(dtype=np.float64)
-    if request.run is not None:
-        columns["run"] = pd.factorize(rows[request.run])[0].astype(np.float64)
-    dropped = []
-    good = np.ones(len(rows), dtype=bool)
-    for option, values in columns.items():
-        bad = good & ~(np.isfinite(values) & ((values > 0) | (option == "run")))
-        if bad.any():
-            dropped.append(f"{bad.sum()} rows: {getattr(request, option)} is not a positive number.")
-        good &= ~bad
-    kept = pd.DataFrame(columns)[good]
-    if (copies := kept.duplicated()).any():
-        dropped.append(f"{copies.sum()} rows: equal to another in every column that is used.")
-        kept = kept[~copies]
-    if request.drop_worst:
-        kept = kept.sort_values("loss", kind="stable").head(max(0, len(kept) - request.drop_worst)).sort_index()
-        dropped.append(f"{request.drop_worst} rows: the highest losses, as asked for.")
-    if kept.empty:
-        raise ValueError(f"--loss is {request.loss}: no row has positive numbers in every column that is named")
-    return _completed({option: kept[option].to_numpy() for option in columns}), dropped
-
-
-def _completed(columns: dict[str, FloatArray]) -> dict[str, FloatArray]:
-    """The columns with those that follow from others: C = 6 N D where one of the three is missing."""
-    if "flops" not in columns and "budget" in columns:
-        columns["flops"] = columns["budget"]
-    if "flops" not in columns and {"params", "tokens"} <= columns.keys():
-        columns["flops"] = 6 * columns["params"] * columns["tokens"]
-    if "tokens" not in columns and "params" in columns:
-        columns["tokens"] = columns["flops"] / (6 * columns["params"])
-    columns.setdefault("budget", columns["flops"])
-    if "epochs" in columns:
-        columns["tokens"] = effective_tokens(columns["tokens"], columns["epochs"])
-    return columns
-
-
-_Law = tuple[FittedTable, LossAt | None]
+_Law = tuple[FittedTable, LogLossAt | None]
 
 
 def _fit(columns: dict[str, FloatArray], request: Request) -> _Law:
@@ -224,16 +158,46 @@ def _fit(columns: dict[str, FloatArray], request: Request) -> _Law:
     if request.form == "envelope":
         return _envelope(columns, request), None
     form = FORMS["parametric" if request.form == "varpro" else request.form]
+    is_varpro = request.form == "varpro"
     fit = fit_parametric(
         form,
         columns,
         columns["loss"],
-        way="varpro" if request.form == "varpro" else "huber",
+        way="varpro" if is_varpro else "huber",
+        weights=_weights(columns, of_log=not is_varpro),
         groups=columns.get("run"),
         num_draws=request.num_draws,
         seed=request.seed,
     )
-    return _from_parametric(fit, request, _repeat_notes(columns)), None
+    fitted = _from_parametric(fit, request, [*_repeat_notes(columns), *_misfit_notes(fit, columns)])
+    return (fitted if request.at is None else replace(fitted, optimum=_allocation(fit, columns, request.at))), None
+
+
+def _weights(columns: Mapping[str, FloatArray], *, of_log: bool) -> FloatArray | None:
+    """Inverse variances of the losses, or of their logarithms, where the noise is given."""
+    if "noise" not in columns:
+        return None
+    return np.asarray((columns["loss"] if of_log else 1.0) ** 2 / columns["noise"] ** 2)
+
+
+def _misfit_notes(fit: ParametricFit, columns: Mapping[str, FloatArray]) -> list[str]:
+    weights = _weights(columns, of_log=True)
+    if weights is None:
+        return []
+    ratio = math.sqrt(float((weights * fit.residuals**2).sum()) / (fit.num_points - fit.theta.size))
+    return [f"The residuals are {ratio:.2g} times the noise that was given."]
+
+
+def _allocation(fit: ParametricFit, columns: Mapping[str, FloatArray], budget_flops: float) -> Allocation:
+    """The optimum with the cost a token that these rows paid."""
+    sizes, flops = columns["params"], columns["flops"]
+    return allocate(
+        fit,
+        budget_flops,
+        cost_of_rows(sizes, columns["tokens"], flops),
+        (float(sizes.min()), float(sizes.max())),
+        (float(flops.min()), float(flops.max())),
+    )
 
 
 def _repeat_notes(columns: Mapping[str, FloatArray]) -> list[str]:
@@ -298,11 +262,7 @@ def _envelope(columns: dict[str, FloatArray], request: Request) -> FittedTable:
 
 def _isoflop(columns: dict[str, FloatArray], request: Request) -> _Law:
     rng = np.random.default_rng(request.seed)
-    noise = noise_of_profiles(columns["budget"], columns["params"], columns["loss"])
-    sd = noise.draw_sd(rng, request.num_draws)[:, None]
-
-    def draw(loss: FloatArray) -> FloatArray:
-        return loss * np.exp(sd * rng.standard_normal((request.num_draws, loss.size)))
+    draw, noise_words = _draw(columns, rng, request.num_draws)
 
     fit = fit_isoflops(
         columns["budget"],
@@ -310,11 +270,12 @@ def _isoflop(columns: dict[str, FloatArray], request: Request) -> _Law:
         columns["tokens"],
         columns["loss"],
         draw,
+        weights=_weights(columns, of_log=False),
         way=ISOFLOP_WAYS[request.form],
     )
-    loss_law = _loss_law(fit, request)
+    loss_law = _loss_law(fit)
     values, intervals = dict(fit.values), dict(fit.intervals)
-    warnings = [f"Noise of a loss: {noise.words}.", *_repeat_notes(columns)]
+    warnings = [f"Noise of a loss: {noise_words}.", *_repeat_notes(columns)]
     if fit.size_law is None:
         warnings.append(f"{fit.num_points} budgets have a minimum, so no law can be fitted: two are needed.")
     elif fit.num_points == 2:
@@ -341,16 +302,35 @@ def _isoflop(columns: dict[str, FloatArray], request: Request) -> _Law:
     return fitted, _curve(fit)
 
 
-def _loss_law(fit: IsoflopFit, request: Request) -> ParametricFit | None:
-    """The saturating law through the minima's losses, where four budgets or more carry its three parameters."""
+def _draw(
+    columns: Mapping[str, FloatArray], rng: np.random.Generator, num_draws: int
+) -> tuple[Callable[[IntArray], FloatArray], str]:
+    """How losses are drawn anew: by the noise that is given, else by what the profiles and a prior say of it."""
+    loss = columns["loss"]
+    if "noise" in columns:
+        given = columns["noise"]
+        words = f"{np.median(given):.3g} (one standard deviation, the median), as given"
+        return lambda rows: loss[rows] + given[rows] * rng.standard_normal((num_draws, rows.size)), words
+    noise = noise_of_profiles(columns["budget"], columns["params"], loss)
+    sd = noise.draw_sd(rng, num_draws)[:, None]
+    return lambda rows: loss[rows] * np.exp(sd * rng.standard_normal((num_draws, rows.size))), noise.words
+
+
+def _loss_law(fit: IsoflopFit) -> ParametricFit | None:
+    """The saturating law through the minima's losses, where four budgets or more carry its three parameters.
+
+    Its draws are those of the minima: six budgets are too few to draw budgets.
+    """
     used = [one for one in fit.minima if one.is_used]
     if len(used) < 4:
         return None
     flops, loss = np.array([one.budget_flops for one in used]), np.array([one.loss for one in used])
-    return fit_parametric(COMPUTE, {"flops": flops}, loss, num_draws=request.num_draws, seed=request.seed)
+    drawn = np.stack([one.loss_draws for one in used], axis=1)
+    weights = 1 / np.nanvar(drawn, axis=0)
+    return fit_parametric(COMPUTE, {"flops": flops}, loss, way="varpro", weights=weights, drawn=drawn)
 
 
-def _curve(fit: IsoflopFit) -> LossAt | None:
+def _curve(fit: IsoflopFit) -> LogLossAt | None:
     """The power law of the minima's losses, for crossovers."""
     used = [one for one in fit.minima if one.is_used]
     if len(used) < 2:
@@ -358,4 +338,4 @@ def _curve(fit: IsoflopFit) -> LossAt | None:
     loss = np.array([one.loss for one in used])
     draws = np.stack([one.loss_draws for one in used], axis=1)
     law = fit_law(tuple(round(one.budget_flops) for one in used), loss, draws)
-    return law.over
+    return law.log_over

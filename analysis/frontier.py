@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import wording
 from analysis.crossover import Crossover, find_crossover
 from analysis.fit import FloatArray, Interval, percentile_interval
 from analysis.law import Law, fit_law
-from analysis.noise import Noise, estimate_noise
+from analysis.noise import Noise, Residuals, estimate_noise
+from analysis.notes import Built, is_held, law_notes, profile_notes, sweep_notes
 from analysis.profile import (
     Point,
     Profile,
@@ -154,24 +154,15 @@ def fit_frontier(rows: pd.DataFrame, *, num_draws: int = 1000, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     methods, built = [], {}
     for label in _labels(points):
-        own = {budget: cell for (method, budget), cell in points.items() if method == label}
-        valley = _valley(own)
-        residuals = map(relative_residuals, own.values()) if valley is None else [(valley.residuals, valley.degrees)]
-        noise = estimate_noise(trials[trials["method"] == label], residuals)
-        sd = noise.draw_sd(rng, num_draws)[:, None]
-        profiles = {
-            budget: build_profile(cell, sd * rng.standard_normal((num_draws, len(cell))))
-            for budget, cell in sorted(own.items())
-        }
-        laws = None
-        if valley is not None:
-            inside = [point for budget in valley.offered_flops for point in own[budget]]
-            laws = valley_laws(valley, _noise_of(inside, sd, rng))
+        own = {budget: cell for (method, budget), cell in sorted(points.items()) if method == label}
+        profiles, noise, laws = _fit_method(own, trials[trials["method"] == label], rng, num_draws)
         methods.append(_method_frontier(list(profiles.values()), noise, laws))
         built.update({(label, budget): both for budget, both in profiles.items()})
     budgets = sorted({budget for _, budget in built})
     rankings = tuple(_measured_ranking(budget, built) for budget in budgets)
-    notes = (*dropped, *_sweep_notes(methods, rankings), *(note for method in methods for note in method.notes))
+    measured = {ranking.budget_flops: {standing.method for standing in ranking.standings} for ranking in rankings}
+    has_law = {method.label: method.loss_law is not None for method in methods}
+    notes = (*dropped, *sweep_notes(measured, has_law), *(note for method in methods for note in method.notes))
     return Frontier(
         methods=tuple(methods),
         rankings=rankings,
@@ -189,12 +180,9 @@ def _crossovers(methods: Sequence[MethodFrontier]) -> tuple[Crossover, ...]:
         if first.loss_law is None or second.loss_law is None:
             continue
         budgets = (*first.loss_law.budgets_flops, *second.loss_law.budgets_flops)
-        losses = (first.loss_law.over, second.loss_law.over)
+        losses = (first.loss_law.log_over, second.loss_law.log_over)
         found.append(find_crossover((first.label, second.label), losses, (min(budgets), max(budgets))))
     return tuple(found)
-
-
-_Built = tuple[Profile, ProfileDraws]
 
 
 def _labels(points: Mapping[tuple[str, int], tuple[Point, ...]]) -> list[str]:
@@ -203,35 +191,64 @@ def _labels(points: Mapping[tuple[str, int], tuple[Point, ...]]) -> list[str]:
     return sorted(methods, key=lambda label: (list(METHODS).index(methods[label].kind), label))
 
 
-def _valley(own: Mapping[int, tuple[Point, ...]]) -> Valley | None:
+def _fit_method(
+    own: Mapping[int, tuple[Point, ...]], trials: pd.DataFrame, rng: np.random.Generator, num_draws: int
+) -> tuple[dict[int, Built], Noise, ValleyLaws | None]:
+    """A method's profiles by budget, its noise, and the laws of its valley where there is one."""
+    num_seeds = {budget: np.array([float(point.num_seeds) for point in cell]) for budget, cell in own.items()}
+    valley = _valley(own, num_seeds)
+    noise = estimate_noise(trials, map(relative_residuals, own.values()) if valley is None else [_residuals(valley)])
+    # Where luck does not average out, repeated cells weigh less than their seeds say.
+    if valley is not None and len({float(number) for numbers in num_seeds.values() for number in numbers}) > 1:
+        valley = _valley(own, {budget: 1 / noise.variance(numbers) for budget, numbers in num_seeds.items()})
+    ends = np.cumsum([0, *map(len, own.values())])
+    drawn = noise.draws(rng, np.concatenate(list(num_seeds.values())), num_draws)
+    moves = {budget: drawn[:, ends[place] : ends[place + 1]] for place, budget in enumerate(own)}
+    laws, own_losses = None, {}
+    if valley is not None:
+        inside = np.concatenate([moves[budget] for budget in valley.offered_flops], axis=1)
+        thetas, still = valley.draws(inside), np.zeros((1, inside.shape[1]))
+        laws = valley_laws(valley, thetas)
+        for budget in valley.budgets_flops:
+            [loss] = valley.own_loss(budget, valley.theta[None], still)
+            own_losses[budget] = float(loss), valley.own_loss(budget, thetas, inside)
+    profiles = {budget: build_profile(cell, moves[budget], own_losses.get(budget)) for budget, cell in own.items()}
+    return profiles, noise, laws
+
+
+def _residuals(valley: Valley) -> Residuals:
+    """Of a valley whose weights are numbers of seeds."""
+    return Residuals(
+        values=valley.residuals * np.sqrt(valley.weights),
+        degrees=valley.degrees,
+        num_seeds=float(valley.weights.mean()),
+    )
+
+
+def _valley(own: Mapping[int, tuple[Point, ...]], weights: Mapping[int, FloatArray]) -> Valley | None:
     """The valley through a method's profiles, where two budgets or more have a minimum inside their sizes."""
     minima = {budget: minimum(points) for budget, points in own.items()}
     inside = {budget: place for budget, place in minima.items() if math.isfinite(place)}
     if len(inside) < 2:
         return None
-    slope, level = np.polyfit(np.log(list(inside)), list(inside.values()), 1)
-    points = [(budget, point) for budget, cell in sorted(own.items()) if budget in inside for point in cell]
+    slope, level = np.polyfit([math.log(budget) for budget in inside], list(inside.values()), 1)
+    points = [(budget, point) for budget, cell in own.items() if budget in inside for point in cell]
     return fit_valley(
         np.log10([float(point.num_params) for _, point in points]),
         np.array([float(budget) for budget, _ in points]),
         np.array([point.loss for _, point in points]),
+        np.concatenate([weights[budget] for budget in own if budget in inside]),
         (float(level), float(slope)),
     )
 
 
-def _noise_of(points: Sequence[Point], sd: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Draws of the noise in ln loss of ``points``: (num_draws, n); a mean over seeds has less."""
-    num_seeds = np.array([point.num_seeds for point in points])
-    return np.asarray(sd * rng.standard_normal((len(sd), num_seeds.size)) / np.sqrt(num_seeds))
-
-
-def _method_frontier(built: Sequence[_Built], noise: Noise, laws: ValleyLaws | None) -> MethodFrontier:
+def _method_frontier(built: Sequence[Built], noise: Noise, laws: ValleyLaws | None) -> MethodFrontier:
     profiles = tuple(profile for profile, _ in built)
     label = profiles[0].method.label
     # An optimum that most draws lose over the edge would put a law through a coin toss.
-    held = [both for both in built if _is_held(*both)]
+    held = [both for both in built if is_held(*both)]
     seen = [both for both in built if both[0].state != ProfileState.FEW]
-    upper_bounds = [profile for profile, draws in seen if not _is_held(profile, draws)]
+    upper_bounds = [profile for profile, draws in seen if not is_held(profile, draws)]
     size_law = _law(held, lambda p: p.optimum.num_params if p.optimum else math.nan, lambda d: d.num_params)
     tokens_law = _law(held, lambda p: p.optimum.tokens if p.optimum else math.nan, lambda d: d.tokens)
     loss_law = _law(seen, lambda p: p.loss, lambda d: d.loss)
@@ -247,19 +264,14 @@ def _method_frontier(built: Sequence[_Built], noise: Noise, laws: ValleyLaws | N
         tokens_law=tokens_law,
         loss_law=loss_law,
         notes=(
-            *_profile_notes(label, built),
-            *(_law_notes(label, len(held), upper_bounds) if len(seen) > 1 else ()),
+            *profile_notes(label, built),
+            *(law_notes(label, len(held), upper_bounds) if len(seen) > 1 else ()),
         ),
     )
 
 
-def _is_held(profile: Profile, draws: ProfileDraws) -> bool:
-    """Whether there is an optimum, in the fit and in at least half of the draws."""
-    return profile.state == ProfileState.OPTIMUM and bool(np.isfinite(draws.num_params).mean() >= 0.5)
-
-
 def _law(
-    built: Sequence[_Built], value: Callable[[Profile], float], draws: Callable[[ProfileDraws], FloatArray]
+    built: Sequence[Built], value: Callable[[Profile], float], draws: Callable[[ProfileDraws], FloatArray]
 ) -> Law | None:
     if len(built) < 2:
         return None
@@ -277,7 +289,7 @@ def _tokens_law(size: Law, profiles: Sequence[Profile]) -> Law:
     return fit_law(size.budgets_flops, np.array(values), np.stack(draws, axis=1), np.ones(len(values)))
 
 
-def _measured_ranking(budget_flops: int, built: Mapping[tuple[str, int], _Built]) -> Ranking:
+def _measured_ranking(budget_flops: int, built: Mapping[tuple[str, int], Built]) -> Ranking:
     here = {label: both for (label, budget), both in built.items() if budget == budget_flops}
     return _ranking(
         budget_flops,
@@ -304,59 +316,6 @@ def _ranking(
         for place, label in enumerate(losses)
     ]
     return Ranking(budget_flops=budget_flops, standings=tuple(sorted(standings, key=lambda s: s.loss)))
-
-
-def _profile_notes(label: str, built: Sequence[_Built]) -> list[str]:
-    """One sentence for each thing that some of a method's profiles cannot say."""
-    words = {
-        ProfileState.FEW: "fewer than three models have a loss, so no optimum can be looked for.",
-        ProfileState.FLAT: "all models have the same loss, so no size is better than another.",
-        ProfileState.EDGE_LOW: "the smallest model is the best: an edge of the grid, not an optimum.",
-        ProfileState.EDGE_HIGH: "the largest model is the best: an edge of the grid, not an optimum.",
-        ProfileState.OPTIMUM: "noise may move the minimum to an edge of the grid, so the laws of size leave it out.",
-    }
-    notes = []
-    for state, say in words.items():
-        budgets = [p.budget_flops for p, draws in built if p.state == state and not _is_held(p, draws)]
-        if budgets:
-            notes.append(f"{label} at {wording.budgets(budgets)}: {say}")
-    return notes
-
-
-def _law_notes(label: str, num_optima: int, upper_bounds: Sequence[Profile]) -> list[str]:
-    """What the laws of a method measured at two or more budgets cannot say."""
-    notes = []
-    if num_optima < 2:
-        number = "only one budget has an optimum" if num_optima else "no budget has an optimum"
-        notes.append(f"{label}: {number}, so no law of size or tokens can be fitted.")
-    if num_optima == 2:
-        notes.append(f"{label}: the laws of size and tokens go through two budgets alone, so nothing checks them.")
-    if upper_bounds:
-        budgets = wording.budgets([profile.budget_flops for profile in upper_bounds])
-        notes.append(
-            f"{label}: the loss law uses the lowest measured loss at {budgets}, an upper bound of the optimum's."
-        )
-    return notes
-
-
-def _sweep_notes(methods: Sequence[MethodFrontier], rankings: Sequence[Ranking]) -> list[str]:
-    if not rankings:
-        return ["No trial is complete, so nothing can be fitted or recommended."]
-    notes = []
-    if len(rankings) == 1:
-        budget = wording.flops(rankings[0].budget_flops)
-        notes.append(f"Only one budget was measured ({budget}), so nothing can be said about other budgets.")
-    elif lawless := [method.label for method in methods if method.loss_law is None]:
-        notes.append(f"{wording.listing(lawless)}: fewer than two budgets with three models, so no laws over budgets.")
-    for ranking in rankings:
-        present = {standing.method for standing in ranking.standings}
-        missing = [method.label for method in methods if method.label not in present]
-        if missing:
-            budget = wording.flops(ranking.budget_flops)
-            notes.append(
-                f"{wording.listing(missing)} at {budget}: no complete trial, so left out of the ranking there."
-            )
-    return notes
 
 
 def _method_to_dict(method: MethodFrontier) -> dict[str, Any]:

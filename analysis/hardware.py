@@ -76,7 +76,7 @@ def hardware(rows: pd.DataFrame, device: str, *, mfu: float | None, price_per_ho
     Measured is the median over the complete rows that have one: those of the same device, else all. Raises
     ``ValueError`` for an unknown device, an MFU outside (0, 1] and a price that is not positive.
     """
-    found = find_device(device) or find_device(device.upper())
+    found = find_device(device)
     if found is None:
         names = ", ".join(" ".join(known.words) for known in DEVICES)
         raise ValueError(f"--device is {device!r}, whose peak is not known: choose among {names}")

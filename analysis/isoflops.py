@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
+from analysis.descent import BoolArray, IntArray
 from analysis.fit import FloatArray, Interval, fit_parabolas, locate_minima
 from analysis.law import Law, fit_law
 
@@ -97,20 +99,29 @@ def fit_isoflops(
     num_params: FloatArray,
     tokens: FloatArray,
     loss: FloatArray,
-    draw: Callable[[FloatArray], FloatArray],
+    draw: Callable[[IntArray], FloatArray],
     *,
+    weights: FloatArray | None = None,
     way: str = "parabola",
 ) -> IsoflopFit:
     """Minima and laws from points, each array (n,); points of one budget have the same ``budgets_flops``.
 
-    ``draw`` gives draws (num_draws, k) of the losses (k,) of one budget: the loss as other seeds would have it. The
-    lowest loss stands where a size comes twice. With ``akima`` the median of the draws stands for the minimum, as in
-    Porian et al.
+    ``draw`` gives draws (num_draws, k) of the losses of the points with the indices (k,): as other seeds would have
+    them. ``weights`` (n,) are inverse variances of the losses up to a factor, for parabolas. The lowest loss stands
+    where a size comes twice. With ``akima`` the median of the draws stands for the minimum, as in Porian et al.
     """
     minima = tuple(
-        _minimum(float(budget), *_profile(num_params[here], tokens[here], loss[here]), draw, way)
+        _minimum(
+            float(budget),
+            num_params[here],
+            tokens[here],
+            loss[here],
+            partial(draw, here),
+            None if weights is None else weights[here],
+            way,
+        )
         for budget in np.unique(budgets_flops)
-        for here in [budgets_flops == budget]
+        for here in [_profile(budgets_flops == budget, num_params, loss)]
     )
     used = [one for one in minima if one.is_used]
     if len(used) < 2:
@@ -133,11 +144,12 @@ def fit_isoflops(
     )
 
 
-def _profile(size: FloatArray, tokens: FloatArray, loss: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Sorted by size, with the lowest loss of each."""
-    order = np.lexsort((loss, size))
+def _profile(here: BoolArray, size: FloatArray, loss: FloatArray) -> IntArray:
+    """Indices of one budget's points, sorted by size, with the lowest loss of each."""
+    points = np.flatnonzero(here)
+    order = points[np.lexsort((loss[points], size[points]))]
     _, first = np.unique(size[order], return_index=True)
-    return size[order][first], tokens[order][first], loss[order][first]
+    return np.asarray(order[first])
 
 
 def _minimum(
@@ -145,7 +157,8 @@ def _minimum(
     size: FloatArray,
     tokens: FloatArray,
     loss: FloatArray,
-    draw: Callable[[FloatArray], FloatArray],
+    draw: Callable[[], FloatArray],
+    weights: FloatArray | None,
     way: str,
 ) -> BudgetMinimum:
     unknown = np.full(1, np.nan)
@@ -163,8 +176,8 @@ def _minimum(
             log_sd=math.nan,
         )
     log_size = np.log10(size)
-    x, y = _locate(log_size, loss[None], way)
-    drawn_x, drawn_y = _locate(log_size, draw(loss), way)
+    x, y = _locate(log_size, loss[None], weights, way)
+    drawn_x, drawn_y = _locate(log_size, draw(), weights, way)
     held = np.isfinite(drawn_x)
     reason = _reason(float(x[0]), held)
     log_sd = math.nan
@@ -205,13 +218,15 @@ def _at(log_size: FloatArray, tokens: FloatArray, x: FloatArray) -> FloatArray:
     return np.asarray(np.exp(np.interp(x, log_size, np.log(tokens))))
 
 
-def _locate(log_size: FloatArray, loss: FloatArray, way: str) -> tuple[FloatArray, FloatArray]:
+def _locate(
+    log_size: FloatArray, loss: FloatArray, weights: FloatArray | None, way: str
+) -> tuple[FloatArray, FloatArray]:
     """Minima of curves ``loss`` (num_draws, n) over ``log_size`` (n,): place, and value; -inf and inf at the edges."""
     if way == "window":
-        minima = locate_minima(log_size, loss)
+        minima = locate_minima(log_size, loss, weights)
         return minima.x, minima.y
     if way == "parabola":
-        _, vertex, value = fit_parabolas(log_size, loss)
+        _, vertex, value = fit_parabolas(log_size, loss, weights)
         with np.errstate(invalid="ignore"):
             vertex = np.where(vertex < log_size[0], -np.inf, np.where(vertex > log_size[-1], np.inf, vertex))
         return vertex, value

@@ -5,6 +5,7 @@ Knows numbers at budgets and their draws. Never knows profiles, methods or rows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,8 @@ class Law:
     fit: PowerLaw
     budgets_flops: tuple[int, ...]
     """The budgets whose optima it goes through."""
-    levels: FloatArray
-    """Draws of the value at ``fit.pivot``, shape (num_draws,); NaN where a draw had fewer than two optima."""
+    log_levels: FloatArray
+    """Draws of ln of the value at ``fit.pivot``, shape (num_draws,); NaN where a draw had fewer than two optima."""
     exponents: FloatArray
 
     def at(self, budget_flops: float) -> float:
@@ -32,13 +33,14 @@ class Law:
 
     def draws_over(self, budgets_flops: FloatArray) -> FloatArray:
         """Draws at many budgets (k,): shape (num_draws, k)."""
-        share = np.log(np.asarray(budgets_flops, dtype=np.float64) / self.fit.pivot)
         with np.errstate(over="ignore"):  # far off, a draw with a wild exponent is as good as infinite
-            return np.asarray(self.levels[:, None] * np.exp(self.exponents[:, None] * share))
+            return np.asarray(np.exp(self.log_over(budgets_flops)[1]))
 
-    def over(self, budgets_flops: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The law at budgets (k,), and its draws there (num_draws, k)."""
-        return np.asarray(self.fit(budgets_flops)), self.draws_over(budgets_flops)
+    def log_over(self, budgets_flops: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """ln of the law at budgets (k,), and of its draws there (num_draws, k)."""
+        share = np.log(np.asarray(budgets_flops, dtype=np.float64) / self.fit.pivot)
+        draws = self.log_levels[:, None] + self.exponents[:, None] * share
+        return math.log(self.fit.level) + self.fit.exponent * share, draws
 
     def interval_at(self, budget_flops: float) -> Interval:
         return percentile_interval(self.draws_at(budget_flops))
@@ -69,11 +71,11 @@ def fit_law(budgets_flops: tuple[int, ...], values: FloatArray, draws: FloatArra
     if sd is None:
         sd = np.nanstd(np.log(draws), axis=0)
     fit = fit_power_law(x, values, sd)
-    levels, exponents = fit_power_laws(x, draws, sd, fit.pivot)
-    widen = max(1.0, fit.misfit or 0.0) ** 0.5
+    log_levels, exponents = fit_power_laws(x, draws, sd, fit.pivot)
+    widen, log_level = max(1.0, fit.misfit or 0.0) ** 0.5, math.log(fit.level)
     return Law(
         fit=fit,
         budgets_flops=budgets_flops,
-        levels=fit.level * (levels / fit.level) ** widen,
+        log_levels=log_level + widen * (log_levels - log_level),
         exponents=fit.exponent + widen * (exponents - fit.exponent),
     )

@@ -4,7 +4,8 @@ Knows forms, the descent and variable projection. Never knows tables, columns' n
 
 Two ways: ``huber`` is approach 3 of Hoffmann et al. 2022 (Huber loss of ln loss, threshold 1e-3, summed, from a grid of
 starts); ``varpro`` is least squares of the loss by variable projection. Draws fit the points again after drawing them,
-or whole groups of them, with replacement; they start from the fit, as in Epoch's replication (Besiroglu et al. 2024).
+or whole groups of them, with replacement, or with other losses where draws of those are given; they start from the fit,
+as in Epoch's replication (Besiroglu et al. 2024).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from analysis.descent import BoolArray, Descent, Function, IntArray, minimise
 from analysis.fit import FloatArray, Interval, percentile_interval
 from analysis.forms import Additive, Columns, Form
-from analysis.varpro import project
+from analysis.varpro import CHUNK_VALUES, project
 
 DELTA = 1e-3
 COEFFICIENT_STARTS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
@@ -32,6 +33,8 @@ MANY_POINTS = 2000
 CHUNK = 128
 
 MAX_CONDITION = 1e6
+ABSENT = 1e-9
+"""A term that is a smaller share of the loss plays no part."""
 MIN_RATIO_RANGE = 4.0
 WIDE_INTERVAL = 3.0
 
@@ -85,13 +88,14 @@ class ParametricFit:
 
     def predict(self, values: Mapping[str, FloatArray]) -> FloatArray:
         """The loss at other points: ``values`` holds the form's columns, each (n,)."""
-        return np.asarray(self._losses(self.theta[None], values)[0])
+        return np.asarray(self.losses(self.theta[None], values)[0])
 
     def predict_draws(self, values: Mapping[str, FloatArray]) -> FloatArray:
         """Draws of the loss at other points, shape (num_draws, n)."""
-        return self._losses(self.draws, values)
+        return self.losses(self.draws, values)
 
-    def _losses(self, theta: FloatArray, values: Mapping[str, FloatArray]) -> FloatArray:
+    def losses(self, theta: FloatArray, values: Mapping[str, FloatArray]) -> FloatArray:
+        """The loss at other points by parameters ``theta`` (m, num_params) like those of the fit: (m, n)."""
         logs = np.log(np.stack([np.asarray(values[name], dtype=np.float64) for name in self.form.columns]))
         log_loss, _ = self.form.evaluate(theta, Columns(logs=logs, centres=np.zeros(len(logs))))
         return np.asarray(np.exp(log_loss))
@@ -105,24 +109,29 @@ def fit_parametric(
     way: str = "huber",
     weights: FloatArray | None = None,
     groups: FloatArray | None = None,
+    drawn: FloatArray | None = None,
     num_draws: int = 1000,
     seed: int = 0,
 ) -> ParametricFit:
     """Fit ``form`` to ``loss`` (n,) at ``values``: the form's columns, each (n,) and positive.
 
     ``weights`` (n,) multiply each point's share of the objective (inverse variances, where the noise is known).
-    ``groups`` (n,) number what is drawn together by the bootstrap: the points of one training curve. Raises
-    ``ValueError`` where there are no more points than parameters, or a column of the form does not vary.
+    ``groups`` (n,) number what is drawn together by the bootstrap: the points of one training curve. ``drawn``
+    (num_draws, n) are losses that each draw has in place of drawing points, for ``varpro``; a draw with a loss that is
+    not positive is NaN. Raises ``ValueError`` where there are no more points than parameters, or a column of the form
+    does not vary.
     """
     num_params = len(form.coefficients) + len(form.exponents)
     _check(form, values, loss, num_params)
     columns = Columns.of(values, form.columns)
     weight = np.ones(loss.size) if weights is None else weights / weights.mean()
-    num_full = num_draws if loss.size <= MANY_POINTS else 1
+    num_full = num_draws if loss.size <= MANY_POINTS and drawn is None else 1
     counts = _resample(loss.size, groups, num_full, np.random.default_rng(seed))
     fit = _fit_huber if way == "huber" else _fit_varpro
     theta, objective, starts, draws = fit(form, columns, loss, weight, weight * counts)
-    if num_full < num_draws:
+    if drawn is not None:
+        draws = _redraw(form, columns, drawn, weight, theta)
+    elif num_full < num_draws:
         draws = _one_step(form, columns, loss, weight, theta, way, groups, num_draws, seed)
     log_loss, _ = form.evaluate(theta[None], columns)
     condition = _condition(_jacobian(form, theta, columns), weight)
@@ -137,7 +146,9 @@ def fit_parametric(
         condition=condition,
         warnings=(),
     )
-    return _warned(fitted, values)
+    limit = math.log(ABSENT * float(np.median(loss)))
+    absent = tuple(name for name, value in zip(form.coefficients, theta, strict=False) if value < limit)
+    return _warned(fitted, values, absent)
 
 
 def hoffmann_starts(form: Form) -> FloatArray:
@@ -152,11 +163,12 @@ def huber_objective(
 ) -> Function:
     """Summed Huber loss of ``log_loss`` (n,) less the form, and its gradient; ``weights`` (n,) or (num_rows, n)."""
     each = np.atleast_2d(weights)
+    chunk = max(1, CHUNK_VALUES // log_loss.size)
 
     def objective(theta: FloatArray, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         values, gradients = np.empty(len(theta)), np.empty_like(theta)
-        for first in range(0, len(theta), CHUNK):
-            part = slice(first, first + CHUNK)
+        for first in range(0, len(theta), chunk):
+            part = slice(first, first + chunk)
             residual, pullback = form.evaluate(theta[part], columns)
             residual -= log_loss
             pulled = np.minimum(np.maximum(residual, -delta), delta)
@@ -213,6 +225,18 @@ def _fit_varpro(form: Form, columns: Columns, loss: FloatArray, weight: FloatArr
     draws, _, redrawn = project(form, columns, loss, counts, start=theta[0, len(form.coefficients) :])
     draws = np.where(redrawn.converged[:, None], draws, np.nan)
     return theta[0], float(squares[0]), Starts(value=descent.value, converged=descent.converged), draws
+
+
+def _redraw(form: Form, columns: Columns, drawn: FloatArray, weight: FloatArray, theta: FloatArray) -> FloatArray:
+    """Draws with other losses (num_draws, n), by variable projection."""
+    assert isinstance(form, Additive), f"{form.name} is no sum of terms"
+    good = np.flatnonzero((np.isfinite(drawn) & (drawn > 0)).all(axis=1))
+    draws = np.full((len(drawn), theta.size), np.nan)
+    if good.size:
+        weights = np.broadcast_to(weight, (good.size, weight.size))
+        found, _, descent = project(form, columns, drawn[good], weights, start=theta[len(form.coefficients) :])
+        draws[good] = np.where(descent.converged[:, None], found, np.nan)
+    return draws
 
 
 def _one_step(
@@ -292,8 +316,16 @@ def _condition(jacobian: FloatArray, weight: FloatArray) -> float:
     return float((singular[0] / singular[-1]) ** 2) if singular[-1] > 0 else math.inf
 
 
-def _warned(fitted: ParametricFit, values: Mapping[str, FloatArray]) -> ParametricFit:
-    """The fit with what there is to say against it."""
+def _exponents_of(form: Form, coefficient: str) -> list[str]:
+    """The exponents that stand in no other term than this coefficient's."""
+    if not isinstance(form, Additive):
+        return []
+    others = {exponent for name, powers in form.terms if name != coefficient for exponent, _ in powers}
+    return [exponent for exponent, _ in dict(form.terms)[coefficient] if exponent not in others]
+
+
+def _warned(fitted: ParametricFit, values: Mapping[str, FloatArray], absent: tuple[str, ...]) -> ParametricFit:
+    """The fit with what there is to say against it; ``absent`` coefficients are 0 or next to it."""
     warnings = []
     if not fitted.starts.converged.all():
         lost = int((~fitted.starts.converged).sum())
@@ -311,8 +343,13 @@ def _warned(fitted: ParametricFit, values: Mapping[str, FloatArray]) -> Parametr
                 f"Tokens per parameter vary by a factor of {spread:.2g} only, so the effect of size and that of tokens "
                 "cannot be told apart."
             )
+    for name in absent:
+        also = " and ".join(["its interval", *_exponents_of(fitted.form, name)])
+        warnings.append(f"{name} is 0 in the best fit, the end of its range: {also} tell nothing.")
     for name, interval in fitted.intervals.items():
-        if name in fitted.form.exponents and not (interval.low > 0 and interval.high < WIDE_INTERVAL * interval.low):
+        if name in fitted.form.exponents and interval.high < 0:
+            warnings.append(f"{name} is negative: the loss rises with what it is the exponent of.")
+        elif name in fitted.form.exponents and not (interval.low > 0 and interval.high < WIDE_INTERVAL * interval.low):
             warnings.append(f"{name} is not identified: its 90 % interval is wider than a factor of {WIDE_INTERVAL:g}.")
     failed = int(np.isnan(fitted.draws[:, 0]).sum())
     if failed:

@@ -7,18 +7,20 @@ budgets, files, or how a trial was trained.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.fit import FloatArray, Interval, Minima, Parabola, locate_minima, percentile_interval
-from analysis.noise import window_residuals
+from analysis.fit import FloatArray, Interval, Parabola, locate_minima, percentile_interval
+from analysis.noise import Residuals, window_residuals
 from trainer.trial import Method, TrialSpec, TrialState
 
 MIN_MODELS = 3
+MAX_APART = 1.5
+"""Where a valley says another loss of a budget than its own parabola by more, the valley is none of this budget's."""
 
 CELL = ("method", "budget_flops", "model")
 # Two trials that agree in all of these differ by their seed alone.
@@ -63,7 +65,10 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimum:
-    """The vertex of a profile's parabola, with 90 % intervals."""
+    """The vertex of a profile's parabola, with 90 % intervals.
+
+    The loss is not the parabola's own: see ``build_profile``.
+    """
 
     num_params: float
     tokens: float
@@ -72,7 +77,7 @@ class Optimum:
     tokens_interval: Interval
     loss_interval: Interval
     parabola: Parabola
-    """Loss over log10 of the size."""
+    """Loss over log10 of the size, down to ``loss``."""
     models: tuple[str, ...]
     """The models that the parabola goes through, by size."""
 
@@ -174,9 +179,9 @@ def _point(row: dict[Any, Any]) -> Point:
     )
 
 
-def relative_residuals(points: tuple[Point, ...]) -> tuple[FloatArray, int]:
+def relative_residuals(points: tuple[Point, ...]) -> Residuals:
     """``window_residuals`` of a profile's points."""
-    return window_residuals(*_arrays(points))
+    return window_residuals(*_arrays(points), _num_seeds(points))
 
 
 def minimum(points: tuple[Point, ...]) -> float:
@@ -184,24 +189,28 @@ def minimum(points: tuple[Point, ...]) -> float:
     if len(points) < MIN_MODELS:
         return math.nan
     log_size, loss = _arrays(points)
-    return float(locate_minima(log_size, loss[None, :]).x[0])
+    return float(locate_minima(log_size, loss[None, :], _num_seeds(points)).x[0])
 
 
-def build_profile(points: tuple[Point, ...], noise: FloatArray) -> tuple[Profile, ProfileDraws]:
+def build_profile(
+    points: tuple[Point, ...], noise: FloatArray, own_loss: tuple[float, FloatArray] | None = None
+) -> tuple[Profile, ProfileDraws]:
     """The profile through ``points`` (sorted by size) and its bootstrap draws.
 
-    ``noise`` has shape (num_draws, len(points)): what each draw adds to ln loss of a cell with one seed; a mean over
-    seeds gets less. Each draw looks for its own minimum, window and edge, so the intervals know that the minimum may
-    be elsewhere. A draw whose minimum is at an edge says that the size lies beyond it: the interval is then open on
-    that side.
+    ``noise`` has shape (num_draws, len(points)): what each draw adds to ln loss of a point. Each draw looks for its own
+    minimum, window and edge, so the intervals know that the minimum may be elsewhere. A draw whose minimum is at an
+    edge says that the size lies beyond it: the interval is then open on that side.
+
+    A parabola around the lowest of several noisy points is too low at its vertex. ``own_loss`` is the optimum's loss
+    and its draws (num_draws,) by a way that does not choose (``Valley.own_loss``). Without it, the loss is moved up by
+    as much as the draws, which have the noise twice, lean below it, and they by twice as much.
     """
-    noise = noise / np.sqrt([point.num_seeds for point in points])
     if len(points) < MIN_MODELS:
         return _few(points, noise)
     log_size, loss = _arrays(points)
-    minima = locate_minima(log_size, loss[None, :])
+    minima = locate_minima(log_size, loss[None, :], _num_seeds(points))
     moved = loss * np.exp(noise)
-    drawn = locate_minima(log_size, moved)
+    drawn = locate_minima(log_size, moved, _num_seeds(points))
     # Under great noise a parabola may dive below 0, where there is no loss.
     drawn_loss = np.where(drawn.y > 0, drawn.y, moved.min(axis=1))
     size = 10.0**drawn.x
@@ -210,16 +219,18 @@ def build_profile(points: tuple[Point, ...], noise: FloatArray) -> tuple[Profile
     vertex = float(minima.x[0])
     optimum = None
     if math.isfinite(vertex):
+        level, drawn_loss = _level(float(minima.y[0]), drawn_loss, own_loss)
+        draws = replace(draws, loss=drawn_loss)
         state = ProfileState.OPTIMUM
         near = slice(int(minima.start[0]), int(minima.stop[0]))
         optimum = Optimum(
             num_params=10**vertex,
             tokens=float(tokens_at(points, minima.x)[0]),
-            loss=float(minima.y[0]),
+            loss=level,
             num_params_interval=percentile_interval(np.where(drawn.x == -np.inf, -np.inf, size)),
             tokens_interval=percentile_interval(np.where(np.isfinite(drawn.x), tokens, -drawn.x)),
             loss_interval=percentile_interval(drawn_loss),
-            parabola=_parabola(minima),
+            parabola=Parabola(curvature=float(minima.curvature[0]), vertex=vertex, minimum=level),
             models=tuple(point.model for point in points[near]),
         )
     elif math.isnan(vertex):
@@ -245,8 +256,19 @@ def _arrays(points: tuple[Point, ...]) -> tuple[FloatArray, FloatArray]:
     return np.log10([float(point.num_params) for point in points]), np.array([point.loss for point in points])
 
 
-def _parabola(minima: Minima) -> Parabola:
-    return Parabola(curvature=float(minima.curvature[0]), vertex=float(minima.x[0]), minimum=float(minima.y[0]))
+def _num_seeds(points: tuple[Point, ...]) -> FloatArray:
+    return np.array([float(point.num_seeds) for point in points])
+
+
+def _level(
+    vertex_loss: float, drawn: FloatArray, own_loss: tuple[float, FloatArray] | None
+) -> tuple[float, FloatArray]:
+    """The optimum's loss and its draws, (num_draws,) and never NaN, without the lean of what is ``drawn``."""
+    if own_loss is None or not vertex_loss / MAX_APART < own_loss[0] < vertex_loss * MAX_APART:
+        lean = vertex_loss - float(np.median(drawn))
+        return vertex_loss + lean, drawn + 2 * lean
+    loss, draws = own_loss
+    return loss, np.where(np.isfinite(draws) & (draws > 0), draws, drawn)
 
 
 def tokens_at(points: tuple[Point, ...], log_size: FloatArray) -> FloatArray:

@@ -212,6 +212,21 @@ def recommend(
         hardware=constraints.hardware,
         cautions=(),
     )
+    return _minded(draft, frontier, method, profile, found, shape, shapes, constraints, tokens_per_pair)
+
+
+def _minded(
+    draft: Recommendation,
+    frontier: Frontier,
+    method: MethodFrontier,
+    profile: Profile,
+    found: Sequence[Choice],
+    shape: ModelShape,
+    shapes: Sequence[ModelShape],
+    constraints: Constraints,
+    tokens_per_pair: float,
+) -> Recommendation:
+    """The draft with the limits that it runs into and what to mind."""
     load = StepLoad(
         shape=shape,
         method=method.method,
@@ -220,7 +235,7 @@ def recommend(
     )
     bites = (
         *_constraint_bites(frontier, draft, shapes, constraints),
-        *ladder_bites(shape, size, allowed),
+        *ladder_bites(shape, draft.optimal_num_params, constraints.allowed(shapes)),
         *data_bites(draft.epochs, max(point.epochs for one in method.profiles for point in one.points)),
         *(memory_bites(load, constraints.hardware) if constraints.hardware else ()),
     )

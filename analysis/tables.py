@@ -91,3 +91,38 @@ def frontier_table(frontier: Frontier, grid: FloatArray) -> pd.DataFrame:
                     | {"value": law.at(budget), "low": interval.low, "high": interval.high}
                 )
     return pd.DataFrame(rows)
+
+
+def numbers_table(frontier: Frontier) -> pd.DataFrame:
+    """Each number that the report says of optima and laws, with its interval and the trials behind it.
+
+    ``trial_ids`` are separated by spaces; an end that is not bounded is infinite, as the fits have it.
+    """
+    lines: list[dict[str, Any]] = []
+    for method in frontier.methods:
+        for profile in method.profiles:
+            optimum = profile.optimum
+            models = [profile.best.model] if optimum is None else optimum.models
+            common = {"method": method.label, "budget_flops": profile.budget_flops, "state": profile.state.value}
+            common["trial_ids"] = " ".join(p.trial_id for p in profile.points if p.model in models)
+            if optimum is None:
+                lines.append({"quantity": "lowest loss", **common, "value": profile.loss})
+                continue
+            for quantity, value, within in (
+                ("loss of the optimum", optimum.loss, optimum.loss_interval),
+                ("size of the optimum", optimum.num_params, optimum.num_params_interval),
+                ("tokens of the optimum", optimum.tokens, optimum.tokens_interval),
+            ):
+                lines.append({"quantity": quantity, **common, "value": value, "low": within.low, "high": within.high})
+        for quantity, law in (("a", method.size_law), ("b", method.tokens_law), ("c", method.loss_law)):
+            if law is not None:
+                within = law.exponent_interval
+                ids = [
+                    p.trial_id for one in method.profiles if one.budget_flops in law.budgets_flops for p in one.points
+                ]
+                lines.append(
+                    {"quantity": f"exponent {quantity}", "method": method.label, "value": law.fit.exponent}
+                    | {"low": within.low, "high": within.high, "trial_ids": " ".join(ids)}
+                )
+    columns = ["quantity", "method", "budget_flops", "value", "low", "high", "state", "trial_ids"]
+    return pd.DataFrame(lines, columns=columns)

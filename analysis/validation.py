@@ -1,24 +1,18 @@
-"""Whether the fits foretell what was held back: the largest budget from the smaller ones, and forms against each other.
+"""Whether the laws foretell what was held back: the largest budget from the smaller ones.
 
-Knows rows of a store, the frontier and the parametric forms. Never knows files or how anything is shown.
+Knows rows of a store and the frontier. Never knows files or how anything is shown.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis import wording
-from analysis.descent import BoolArray
-from analysis.fit import FloatArray, Interval
-from analysis.forms import Form
+from analysis.fit import Interval
 from analysis.frontier import Frontier, fit_frontier
-from analysis.parametric import fit_parametric
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,33 +82,3 @@ def foretell_largest(
         for method in smaller.methods
         if method.loss_law is not None and method.label in measured
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FormError:
-    """How far a form's predictions are off, in root mean square of ln loss."""
-
-    form: str
-    num_params: int
-    fitted: float
-    held_out: float
-
-
-def compare_forms(
-    forms: Sequence[Form], values: Mapping[str, FloatArray], loss: FloatArray, held: BoolArray
-) -> tuple[FormError, ...]:
-    """Fit each form to the points (n,) that are not ``held`` and predict those that are; the best first."""
-    found = []
-    for form in forms:
-        kept = {name: values[name][~held] for name in form.columns}
-        fit = fit_parametric(form, kept, loss[~held], num_draws=1)
-        off = np.log(fit.predict({name: values[name][held] for name in form.columns}) / loss[held])
-        found.append(
-            FormError(
-                form=form.name,
-                num_params=fit.theta.size,
-                fitted=math.sqrt(float((fit.residuals**2).mean())),
-                held_out=math.sqrt(float((off**2).mean())),
-            )
-        )
-    return tuple(sorted(found, key=lambda error: error.held_out))

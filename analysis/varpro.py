@@ -19,7 +19,9 @@ from analysis.forms import Additive, Columns
 GRID_LOW, GRID_HIGH = 0.05, 0.95
 GRID_SIZES = {1: 256, 2: 32, 3: 12}
 NUM_SEEDS = 8
-CHUNK = 128
+CHUNK_VALUES = 32_768
+"""Rows times points that are worked on at a time: what stays in a core's cache."""
+FINE, DRAWN = 1e-13, 1e-9
 
 
 def project(
@@ -44,7 +46,8 @@ def project(
         rows = np.zeros(len(seeds), dtype=np.int64)
     else:
         seeds, rows = np.broadcast_to(start, (num_draws, start.size)).copy(), np.arange(num_draws)
-    descent = minimise(_objective(form, columns, loss, weights, rows), seeds, tolerance=1e-13)
+    tolerance = FINE if start is None else DRAWN
+    descent = minimise(_objective(form, columns, loss, weights, rows), seeds, tolerance=tolerance)
     best = np.array([descent.value.argmin()]) if start is None else np.arange(num_draws)
     exponents = descent.x[best]
     coefficients, squares, _ = _solve(form, columns, loss[rows[best]], weights[rows[best]], exponents)
@@ -57,12 +60,13 @@ def _objective(
     form: Additive, columns: Columns, loss: FloatArray, weights: FloatArray, owners: IntArray | None = None
 ) -> Function:
     """Residual sum of squares at the best coefficients, and its gradient by the envelope theorem."""
+    chunk = max(1, CHUNK_VALUES // loss.shape[1])
 
     def objective(exponents: FloatArray, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         values, gradients = np.empty(len(exponents)), np.empty_like(exponents)
         mine = rows if owners is None else owners[rows]
-        for first in range(0, len(exponents), CHUNK):
-            part = slice(first, first + CHUNK)
+        for first in range(0, len(exponents), chunk):
+            part = slice(first, first + chunk)
             own = mine[part]
             _, values[part], gradients[part] = _solve(form, columns, loss[own], weights[own], exponents[part])
         return values, gradients
@@ -79,6 +83,9 @@ def _solve(
         [np.exp(-(exponents @ each)) if each.any() else np.ones_like(loss) for each in moved], axis=1
     )  # (m, k, n)
     lengths = np.sqrt((weights[:, None] * basis**2).sum(axis=2))
+    # A search may try exponents of which no float holds the powers: they are no solution.
+    wild = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)).all(axis=1))
+    basis[wild], lengths[wild] = 1.0, 1.0
     scaled = basis / lengths[:, :, None]
     weighted = scaled * weights[:, None]
     gram, moments = weighted @ scaled.transpose(0, 2, 1), np.einsum("mkn,mn->mk", weighted, loss)
@@ -91,7 +98,9 @@ def _solve(
     gradient = np.zeros_like(exponents)
     for place, each in enumerate(moved):
         gradient -= (pulled * (coefficients[:, place, None] * scaled[:, place])) @ each.T
-    return coefficients / lengths, (weights * residual**2).sum(axis=1), gradient
+    squares = (weights * residual**2).sum(axis=1)
+    squares[wild] = np.inf
+    return coefficients / lengths, squares, gradient
 
 
 def _non_negative(gram: FloatArray, moments: FloatArray) -> FloatArray:

@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import minimize
 
-from analysis.fit_table import Request, fit_table
+from analysis.fit_table import fit_table
 from analysis.forms import SURFACE
 from analysis.frontier import fit_frontier
 from analysis.parametric import DELTA, fit_parametric, hoffmann_starts
 from analysis.recommend import recommend
 from analysis.report import ReportContext, write_report
+from analysis.rows import Request
 from tests.analysis.law_rows import BIAS, FREEZE, FULL, LORA, row
 from tests.analysis.published_checks import PUBLISHED
 from trainer.ladder import SHAPES, ModelShape

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
+    from analysis.frontier import Frontier
     from analysis.lifetime import Service
     from analysis.recommend import Recommendation
     from sweeps.agenda import Agenda
+    from sweeps.cost import Cost, Rates
     from sweeps.extension import Added
     from sweeps.plan import Plan
     from sweeps.spec import SweepSpec
@@ -85,6 +88,16 @@ def plan_of(spec: SweepSpec, prepared: Prepared | None) -> Plan:
     return plan_cells(spec, facts, {name: model.shape for name, model in prepared.models.items()})
 
 
+def cost_of(spec: SweepSpec, planned: Plan, rates: Rates, store: Store | None) -> Cost | None:
+    """What the plan costs on GPUs; ``None`` for a sweep on CPUs, unless a device is asked about."""
+    if not spec.resources.gpus_per_trial and rates.device is None:
+        return None
+    from sweeps.columns import SCHEMA
+    from sweeps.cost import cost
+
+    return cost(planned, rates, store.read_trials(strict=False) if store else SCHEMA.empty_table().to_pandas())
+
+
 def prepared_of(store: Store) -> Prepared:
     """What a store's sweep was begun with."""
     from trainer.prepare import Prepared
@@ -149,16 +162,20 @@ def recommendations(store: Store, budgets_flops: Sequence[int]) -> list[Recommen
 
 def write_report_of(store: Store, budget_flops: int | None) -> Path:
     """Write a store's report, with a recommendation for twice its largest budget unless another is given."""
+    from analysis.choice_figures import Served
     from analysis.frontier import fit_frontier
+    from analysis.recommend import recommend as recommend_at
     from analysis.report import ReportContext, write_report
     from cluster import tables
 
     rows = store.read_trials()
     frontier = fit_frontier(rows)
+    spec, prepared = store.spec, prepared_of(store)
+    tokens, shapes = prepared.statistics, [model.shape for model in prepared.models.values()]
     recommendation = None
     if frontier.budgets_flops:
-        [recommendation] = recommendations(store, [budget_flops or 2 * max(frontier.budgets_flops)])
-    spec, prepared = store.spec, prepared_of(store)
+        budget = budget_flops or 2 * max(frontier.budgets_flops)
+        recommendation = recommend_at(frontier, budget, shapes, tokens.tokens_per_pair)
     planned = plan_of(spec, prepared)
     context = ReportContext(
         sweep=spec.name,
@@ -166,9 +183,31 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         plan=tuple(tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
         notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *agenda_of(store).sentences()),
+        served=Served(
+            shapes=tuple(shapes),
+            tokens_per_query=tokens.query.mean_at_max_length,
+            tokens_per_document=tokens.positive.mean_at_max_length,
+        ),
+        expected=spec.expected,
+        scores=_scores(store),
     )
     curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}
-    return write_report(store.root / "report", rows, curves, frontier, recommendation, context)
+    # A report is for a person's browser: that of a store on object storage is written here.
+    folder = store.root / "report" if isinstance(store.root, Path) else Path("reports") / spec.name
+    return write_report(folder, rows, curves, frontier, recommendation, context)
+
+
+def _scores(store: Store) -> pd.DataFrame | None:
+    """Scores by trial and task: the ``score`` of each ``scores/<trial_id>/<task>.parquet``; ``None`` without any."""
+    import pandas as pd
+
+    files = sorted((store.root / "scores").glob("*/*.parquet"))
+    if not files:
+        return None
+    return pd.concat(
+        [pd.read_parquet(file, columns=["score"]).assign(trial_id=file.parent.name, task=file.stem) for file in files],
+        ignore_index=True,
+    )
 
 
 def service_of(tokens: TokenStatistics, **given: float | None) -> Service | None:
@@ -180,14 +219,22 @@ def service_of(tokens: TokenStatistics, **given: float | None) -> Service | None
     return Service(**served, tokens_per_query=lengths[0], tokens_per_document=lengths[1]) if served else None
 
 
-def emit_sweep(path: Path, spec: SweepSpec, answer: Recommendation) -> None:
-    """Write the one-cell sweep that trains the recommendation."""
+def emit_sweep(path: Path, spec: SweepSpec, frontier: Frontier, answer: Recommendation) -> None:
+    """Write the one-cell sweep that trains the recommendation, with the loss that is expected of it."""
+    from datetime import UTC, datetime
+
     from sweeps.emit import one_cell
 
     if path.exists() or not path.absolute().parent.is_dir():
         mend = "give another file" if path.exists() else "give a file in a folder that is there"
         raise ValueError(f"--emit is {str(path)!r}, which cannot be written anew: {mend}")
-    path.write_text(one_cell(spec, answer).to_yaml(), encoding="utf-8")
+    emitted = one_cell(
+        spec,
+        answer,
+        noise_relative_sd=frontier.method(answer.method.label).noise.relative_sd,
+        stated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    path.write_text(emitted.to_yaml(), encoding="utf-8")
 
 
 def say(console: Console, text: str) -> None:

@@ -1,34 +1,79 @@
-"""A sweep from its spec to its report, on this machine: prepare, run what has no row, say what it means.
+"""A sweep from its spec to its report: prepare, run what has no row, say what it means.
 
-Knows the order of these, and how a person stops it. Never knows how trials are scheduled.
+Knows the order of these, and how a person or a cap stops it. Never knows how trials are scheduled, or whose Ray it is.
 """
 
 from __future__ import annotations
 
 import signal
+import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 
 from cluster import tables
 from cluster.answers import asked_plan, plan_of, prepare_for, prepared_of, recommendations, say, tell, write_report_of
+from cluster.bounds import CAPPED_STATUS, Bounds
 from cluster.driver import announce, driving
+from cluster.share import Share
 from cluster.status import SweepStatus, read_status
+from cluster.target import tunnel
 from cluster.view import watching
 from sweeps.plan import studies
 from sweeps.spec import SweepSpec
-from sweeps.store import Store
+from sweeps.store import Root, Store
 from trainer.prepare import Prepared, default_cache, is_there
 
 
-def drive(spec: SweepSpec, root: Path, console: Console) -> None:
-    """Prepare, run what has no row, report. Ends the process with status 1 where a trial failed."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ground:
+    """A Ray that is up, for one sweep or several."""
+
+    dashboard: str
+    """Web address; empty where there is none."""
+    share: Share
+    """What other sweeps on it leave to this one."""
+
+
+GroundOf = Callable[[SweepSpec, Console], AbstractContextManager[Ground]]
+Prepare = Callable[[SweepSpec, Console], Prepared]
+TRAIN = "trainer.loop:train"
+
+
+@contextmanager
+def own_ground(spec: SweepSpec, console: Console) -> Iterator[Ground]:
+    """A Ray on this machine, gone at the end."""
+    # Ray takes seconds to load, and a sweep that is done does not need it.
+    from cluster.local import local_ray
+
+    with local_ray(default_cache()) as ray:
+        say(console, f"dashboard: {ray.dashboard} (its token: {ray.token_file})")
+        if ray.dashboard:
+            say(console, f"from another machine: {tunnel(ray.dashboard, socket.gethostname())}")
+        yield Ground(dashboard=ray.dashboard, share=Share())
+
+
+def drive(
+    spec: SweepSpec,
+    root: Root,
+    console: Console,
+    *,
+    bounds: Bounds | None = None,
+    ground_of: GroundOf = own_ground,
+    prepare: Prepare = prepare_for,
+    train: str = TRAIN,
+) -> None:
+    """Prepare, run what has no row, report.
+
+    Ends the process with status 1 where a trial failed, 3 where a cap of ``bounds`` is reached, and 128 and the signal
+    where a person stopped it. ``prepare`` and ``train`` are what a sweep is prepared and trained with.
+    """
     if (root / "sweep.yaml").exists() and Store.open(root).spec.hash != spec.hash:
         Store.open(root).refuse_another(spec)  # before minutes of preparation
-    prepared = _begun(root, spec) or prepare_for(spec, console)
+    prepared = _begun(root, spec) or prepare(spec, console)
     planned = plan_of(spec, prepared)
     shapes = {name: model.shape for name, model in prepared.models.items()}
     revisions = {name: model.revision for name, model in prepared.models.items()}
@@ -37,15 +82,24 @@ def drive(spec: SweepSpec, root: Path, console: Console) -> None:
     console.print(tables.plan_summary(spec.name, planned))
     with driving(store.root), _stoppable(store, console):
         if len(store.trial_ids()) < asked_plan(store).total.num_trials:
-            # Ray takes seconds to load, and a sweep that is done does not need it.
-            from cluster.local import local_ray
-            from cluster.tune import run
+            with ground_of(spec, console) as ground:
+                from cluster.tune import run  # imports Ray, which reads its settings then
 
-            with local_ray(default_cache()) as ray:
-                announce(store.root, ray.dashboard)
-                say(console, f"dashboard: {ray.dashboard} (its token: {ray.token_file})")
+                announce(store.root, ground.dashboard)
                 with watching(console) as show:
-                    outcome = run(all_studies, prepared, store, spec.resources, show)
+                    outcome = run(
+                        all_studies,
+                        prepared,
+                        store,
+                        spec.resources,
+                        show,
+                        bounds=bounds or Bounds(),
+                        share=ground.share,
+                        train=train,
+                    )
+            if outcome.capped:
+                say(console, f"ended: {outcome.capped}; every row is kept, and a launch with a higher cap goes on")
+                sys.exit(CAPPED_STATUS)
             if outcome.stopped_by:
                 name = outcome.stopped_by.name
                 say(console, f"stopped by {name}, and nothing is lost: go on with 'isoflop resume {store.root}'")
@@ -81,7 +135,7 @@ def _conclude(store: Store, found: SweepStatus, console: Console) -> None:
         sys.exit(1)
 
 
-def _begun(root: Path, spec: SweepSpec) -> Prepared | None:
+def _begun(root: Root, spec: SweepSpec) -> Prepared | None:
     """What a sweep with rows was begun with, where that is still there and has all models of ``spec``."""
     if not (root / "sweep.yaml").exists() or not Store.open(root).trial_ids():
         return None

@@ -17,6 +17,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cluster.lease import is_leased, leased
+from sweeps.store import Root
+
 # Longer than a look at the status holds the lock, short for a person who waits.
 PATIENCE_SECONDS = 2.0
 LOCK = ".driver.lock"
@@ -35,11 +38,16 @@ class Driver:
 
 
 @contextmanager
-def driving(store: Path) -> Iterator[None]:
+def driving(store: Root) -> Iterator[None]:
     """Hold the store as its only driver. Raises ``ValueError`` where another process holds it.
 
-    The lock is the system's (``flock``): a driver that dies in whatever way has let it go.
+    The lock is the system's (``flock``): a driver that dies in whatever way has let it go. Object storage has none,
+    and a lease in its place (``cluster/lease.py``).
     """
+    if not isinstance(store, Path):
+        with leased(store):
+            yield
+        return
     descriptor = os.open(store / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _acquire(descriptor):
@@ -67,8 +75,10 @@ def _acquire(descriptor: int) -> bool:
             time.sleep(0.05)
 
 
-def announce(store: Path, dashboard: str) -> None:
+def announce(store: Root, dashboard: str) -> None:
     """Write down who drives the store, for those who ask. Call while ``driving``."""
+    if not isinstance(store, Path):
+        return  # an address on this machine's loopback is of no use elsewhere
     driver = Driver(
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -80,8 +90,10 @@ def announce(store: Path, dashboard: str) -> None:
     fresh.replace(_record(store))
 
 
-def is_driven(store: Path) -> bool:
+def is_driven(store: Root) -> bool:
     """Whether a process holds the store, as far as this machine's view of the file system can tell."""
+    if not isinstance(store, Path):
+        return is_leased(store)
     try:
         descriptor = os.open(store / LOCK, os.O_RDONLY)
     except FileNotFoundError:
@@ -95,9 +107,9 @@ def is_driven(store: Path) -> bool:
     return False
 
 
-def driver_of(store: Path) -> Driver | None:
+def driver_of(store: Root) -> Driver | None:
     """The process that drives the store now; ``None`` where nobody does or it has not said who it is yet."""
-    return _read(store) if is_driven(store) else None
+    return _read(store) if isinstance(store, Path) and is_driven(store) else None
 
 
 def _record(store: Path) -> Path:

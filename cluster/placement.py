@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sweeps.spec import Resources
 from trainer.devices import find_device
@@ -20,11 +21,15 @@ DEVICE_FILL = 0.92
 HOST_FILL = 0.8
 CHUNK_TOKENS = 16384
 SMALLEST_CHUNK_TOKENS = 1024
+CHECKPOINT_SECONDS = {"cpu": 10.0, "cuda": 60.0}
+"""Between two checkpoints: what fits a CPU is written in milliseconds, a large model on a GPU takes seconds."""
 DEVIATIONS = 4
 """A step in about 30,000 has more tokens than the mean and so many standard deviations."""
 
 
 _Need = tuple[Placement, MemoryEstimate]
+Layout = Literal["PACK", "STRICT_PACK"]
+"""Whether a trial's workers may be on several machines, as few as possible, or must be on one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +41,34 @@ class Machine:
     num_gpus: float = 0
     gpu: str = ""
     """The name of its GPUs, as torch or Ray gives it."""
+
+
+def layout_of(placement: Placement, machines: Sequence[Machine]) -> Layout:
+    """One machine where one has so many CPUs and GPUs: workers wait for each other at every step."""
+    fits = num_on_one_machine(placement, machines) == placement.num_workers
+    return "STRICT_PACK" if fits else "PACK"
+
+
+def num_on_one_machine(placement: Placement, machines: Sequence[Machine]) -> int:
+    """The most workers of a trial that one machine has room for."""
+    return min(placement.num_workers, max(_num_that_fit(placement, machine) for machine in machines))
+
+
+def num_on_all(placement: Placement, machines: Sequence[Machine]) -> int:
+    """How many such workers the machines have room for together."""
+    return sum(_num_that_fit(placement, machine) for machine in machines)
+
+
+def _num_that_fit(placement: Placement, machine: Machine) -> int:
+    by_cpus = machine.num_cpus / placement.cpus_per_worker
+    return math.floor(
+        min(by_cpus, machine.num_gpus / placement.gpus_per_worker) if placement.gpus_per_worker else by_cpus
+    )
+
+
+def size_of(placement: Placement) -> float:
+    """What a trial takes of a cluster, for comparison with others of its sweep: devices, or CPUs where it has none."""
+    return placement.num_workers * (placement.gpus_per_worker or placement.cpus_per_worker)
 
 
 def largest_step_tokens(tokens_per_pair: float, batch_size: int, longest_pair: int) -> int:
@@ -52,29 +85,30 @@ def place(load: StepLoad, resources: Resources, machines: Sequence[Machine]) -> 
     """The first placement whose estimated memory fits, in the order of what it costs.
 
     One worker; then with recomputation; then in smaller chunks; then the same with the whole of a GPU, where a share
-    was granted; then with 2, 4, 8 ... workers on GPUs of one machine, each plain and with ZeRO 1, 2 and 3; then all
-    GPUs that the trial may have, with offload. What the spec gives is not tried otherwise. On a CPU a worker has its
+    was granted; then with 2, 4, 8 ... workers on GPUs of one machine, each plain and with ZeRO 1, 2 and 3; then with
+    twice, four times ... as many on several machines; then all that it may have of one machine, with offload. What the
+    spec gives is not tried otherwise. On a CPU a worker has its
     share of the machine's memory; where nothing fits that, what takes the least may have all of it. More memory never
     gives more workers. Raises ``ValueError`` where nothing fits, and where the memory of a GPU is not known.
     """
     candidates = list(_candidates(resources, machines))
     if not candidates:
         raise ValueError(
-            f"resources.workers_per_trial is {resources.workers_per_trial}, and no machine has as many times "
-            f"{resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs: ask for less, or launch on a "
-            "larger machine"
+            f"resources.workers_per_trial is {resources.workers_per_trial}, and the machines do not have as many times "
+            f"{resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs: ask for less, or launch on more "
+            "of them"
         )
     needs = [(candidate, estimate(load, candidate)) for candidate in candidates]
     host = HOST_FILL * max(machine.memory_bytes for machine in machines)
     fitting = [need for need in needs if need[1].total <= _room(need[0], resources, machines)]
     for placement, memory in fitting:
-        if memory.host * placement.num_workers <= host:
+        if memory.host * num_on_one_machine(placement, machines) <= host:
             return placement
     if not fitting and not resources.gpus_per_trial and resources.memory_gib_per_worker == "auto":
         placement, memory = min(needs, key=lambda need: need[1].total)
         if memory.total <= host / placement.num_workers:
             return placement
-    lack = _lack_of_host(fitting, host) if fitting else _lack(needs, resources, machines, host)
+    lack = _lack_of_host(fitting, machines, host) if fitting else _lack(needs, resources, machines, host)
     raise ValueError(
         f"model {load.shape.name} with method {load.method.label} and fixed.batch_size {load.batch_size} needs {lack}, "
         "or leave the model out"
@@ -97,13 +131,18 @@ def _lack(needs: Sequence[_Need], resources: Resources, machines: Sequence[Machi
     )
 
 
-def _lack_of_host(needs: Sequence[_Need], host: float) -> str:
+def _lack_of_host(needs: Sequence[_Need], machines: Sequence[Machine], host: float) -> str:
     """What the machine lacks for what is offloaded to it, and the mend."""
-    placement, memory = min(needs, key=lambda need: need[1].host * need[0].num_workers)
+
+    def on_host(need: _Need) -> float:
+        return need[1].host * num_on_one_machine(need[0], machines)
+
+    need = min(needs, key=on_host)
+    placement = need[0]
     return (
-        f"{_gib(memory.host * placement.num_workers)} GiB of the machine's own memory with {_words(placement)} on "
-        f"{placement.num_workers} workers, and has {_gib(host)} GiB: use a machine with more memory, or more or larger "
-        "GPUs"
+        f"{_gib(on_host(need))} GiB of the machine's own memory with {_words(placement)} on "
+        f"{num_on_one_machine(placement, machines)} workers, and has {_gib(host)} GiB: use a machine with more memory, "
+        "or more or larger GPUs"
     )
 
 
@@ -117,8 +156,7 @@ def _candidates(resources: Resources, machines: Sequence[Machine]) -> Iterator[P
         num_threads=resources.num_threads,
         dtype=_dtype(resources, machines),
         tf32=resources.tf32,
-        # What fits a CPU is written in milliseconds; a large model on a GPU takes seconds.
-        checkpoint_seconds=60 if on_gpu else 10,
+        checkpoint_seconds=CHECKPOINT_SECONDS["cuda" if on_gpu else "cpu"],
     )
     gangs = _gangs(resources, machines)
     for num_workers, gpus in gangs:
@@ -126,7 +164,8 @@ def _candidates(resources: Resources, machines: Sequence[Machine]) -> Iterator[P
             sized = replace(base, num_workers=num_workers, gpus_per_worker=gpus, zero_stage=stage)
             yield from _chunked(replace(sized, offload=resources.offload is True), resources)
     if on_gpu and gangs and resources.offload == "auto":
-        num_workers, gpus = gangs[-1]
+        largest = max(_num_workers_on(machine, resources) for machine in machines)
+        num_workers, gpus = [gang for gang in gangs if gang[0] <= largest or gang == gangs[0]][-1]
         for stage in (2, 3):
             if resources.zero_stage in ("auto", stage) and base.dtype != "float64":
                 sized = replace(base, num_workers=num_workers, gpus_per_worker=gpus, zero_stage=stage, offload=True)
@@ -136,16 +175,17 @@ def _candidates(resources: Resources, machines: Sequence[Machine]) -> Iterator[P
 def _gangs(resources: Resources, machines: Sequence[Machine]) -> list[tuple[int, float]]:
     """Numbers of workers to try, with the GPUs of each, fewest first."""
     share = resources.gpus_per_trial
-    most = max(_num_workers_on(machine, resources) for machine in machines)
+    on_each = [_num_workers_on(machine, resources) for machine in machines]
+    largest, most = max(on_each), sum(on_each)
     if resources.workers_per_trial != "auto":
         return [(resources.workers_per_trial, share)] if resources.workers_per_trial <= most else []
     if not share or not most:
         return [(1, share)] if most else []
     if resources.max_gpus_per_trial != "auto":
         most = min(most, resources.max_gpus_per_trial)
-    powers = [2**i for i in range(1, most.bit_length()) if 2**i < most]
-    several = [(num, 1.0) for num in (*powers, most) if num > 1]
-    return [(1, share), *([(1, 1.0)] if share < 1 else []), *several]
+    # Powers of two, and what one machine has: a trial that fills it waits for no network.
+    numbers = {2**i for i in range(1, most.bit_length())} | {min(largest, most), most}
+    return [(1, share), *([(1, 1.0)] if share < 1 else []), *((num, 1.0) for num in sorted(numbers) if num > 1)]
 
 
 def _num_workers_on(machine: Machine, resources: Resources) -> int:

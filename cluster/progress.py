@@ -5,14 +5,18 @@ Knows what the driver hears from running trials and reads in rows. Never knows R
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sweeps.plan import Cell, Study
 from sweeps.search import Finished
 from trainer.trial import TrialSpec, TrialState
+
+RATE_SECONDS = 30.0
+"""A trial's speed is that of its steps in so many last seconds: one step tells little, and a start is slow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +28,25 @@ class RunningTrial:
     """Of its budget, from 0 to 1."""
     loss: float | None
     """Last training loss in nats, at the training temperature: not the loss that is compared."""
+    tokens_per_second: float | None = None
+    """Over the last half minute; unknown before the second report."""
+    mfu: float | None = None
+    """Booked FLOPs a second over its devices' peak; unknown where the peak is."""
+    remaining_seconds: float | None = None
+    """At the speed of the last half minute."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reached:
+    """How far a running trial is, as its process says."""
+
+    clock: float
+    """Seconds on its process's own clock: only differences mean something."""
+    spent_flops: int
+    tokens: int
+    loss: float
+    peak_flops: float | None
+    """FLOPs a second that its devices could do at most, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,18 +98,34 @@ class Tracker:
         self._best: dict[int, BestTrial] = {}
         self._pace = _Pace()
         self._running: dict[str, RunningTrial] = {}
+        self._reached: dict[str, deque[Reached]] = {}
         self._started = time.monotonic()
 
     def starts(self, spec: TrialSpec) -> None:
         self._running[spec.trial_id] = RunningTrial(spec=spec, share=0.0, loss=None)
 
-    def reports(self, spec: TrialSpec, *, spent_flops: int, loss: float) -> None:
-        """A running trial has booked ``spent_flops``; ``loss`` is that of its last step."""
-        self._running[spec.trial_id] = RunningTrial(spec=spec, share=spent_flops / spec.budget_flops, loss=loss)
+    def reports(self, spec: TrialSpec, reached: Reached) -> None:
+        """A running trial has come so far."""
+        past = self._reached.setdefault(spec.trial_id, deque())
+        past.append(reached)
+        while len(past) > 2 and reached.clock - past[1].clock >= RATE_SECONDS:
+            past.popleft()
+        first, seconds = past[0], reached.clock - past[0].clock
+        flops_per_second = (reached.spent_flops - first.spent_flops) / seconds if seconds > 0 else 0.0
+        left = spec.budget_flops - reached.spent_flops
+        self._running[spec.trial_id] = RunningTrial(
+            spec=spec,
+            share=reached.spent_flops / spec.budget_flops,
+            loss=reached.loss if math.isfinite(reached.loss) else None,
+            tokens_per_second=(reached.tokens - first.tokens) / seconds if seconds > 0 else None,
+            mfu=flops_per_second / reached.peak_flops if flops_per_second and reached.peak_flops else None,
+            remaining_seconds=left / flops_per_second if flops_per_second else None,
+        )
 
     def stops(self, spec: TrialSpec) -> None:
         """It does not run now, whatever the reason."""
         self._running.pop(spec.trial_id, None)
+        self._reached.pop(spec.trial_id, None)
 
     def records(self, row: Finished, *, booked_flops: int, seconds: float) -> None:
         """It has a row, and counts no more as running."""

@@ -6,16 +6,23 @@ answers at once. Never changes anything.
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+import time
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cluster.driver import Driver, driver_of, is_driven
+from cluster.live import Live, read_live
+from sweeps.compact import strings
 from sweeps.plan import Plan
 from sweeps.store import Store
 from trainer.trial import TrialState
 
-FACTS = ("budget_flops", "method", "state", "booked_flops", "loss", "model")
+FACTS = ("trial_id", "budget_flops", "method", "state", "booked_flops", "loss", "model", "error")
 """What the counts need of a row."""
 
 
@@ -56,6 +63,8 @@ class SweepStatus:
     is_driven: bool
     """Whether a process holds the store, as far as this machine can see."""
     driver: Driver | None
+    live: Live | None
+    """What its driver says runs now."""
 
     @property
     def num_trials(self) -> int:
@@ -87,47 +96,57 @@ class SweepStatus:
 
 def read_status(store: Store, plan: Plan) -> SweepStatus:
     """The status of ``store``, whose sweep has this plan. A row that cannot be read is told, not raised."""
-    table, broken = store.read_table(strict=False)
-    rows = {name: table[name].to_pylist() for name in ("trial_id", "error", *FACTS)}
-    facts = list(zip(*(rows[name] for name in FACTS), strict=True))
-    trials: Counter[tuple[int, str]] = Counter()
+    table, broken = store.read_table(FACTS, strict=False)
+    trials: Counter[tuple[float, str]] = Counter()
     for planned in plan.cells:
         trials[planned.cell.budget_flops, planned.cell.method.label] += planned.num_trials
-    groups = []
-    for (budget, method), number in sorted(trials.items(), key=lambda item: item[0][0]):
-        own = [row for row in facts if row[:2] == (budget, method)]
-        complete = [(row[4], row[5]) for row in own if row[2] == TrialState.COMPLETE]
-        loss, model = min(complete, default=(None, ""))
-        groups.append(
-            GroupStatus(
-                budget_flops=budget,
-                method=method,
-                num_trials=number,
-                states=dict(Counter(TrialState(row[2]) for row in own)),
-                spent_flops=sum(row[3] for row in own),
-                best_loss=loss,
-                best_model=model,
-            )
+    sums = _Sums(table)
+    groups = tuple(
+        GroupStatus(
+            budget_flops=int(budget),
+            method=method,
+            num_trials=number,
+            states=dict(sums.states[budget, method]),
+            spent_flops=round(sums.spent_flops[budget, method]),
+            best_loss=sums.best.get((budget, method), (None, ""))[0],
+            best_model=sums.best.get((budget, method), (None, ""))[1],
         )
+        for (budget, method), number in sorted(trials.items(), key=lambda item: item[0][0])
+    )
+    is_failed = pc.is_in(table["state"], value_set=strings([TrialState.FAILED]))
+    failed = table.filter(is_failed).select(["trial_id", "error"])
     return SweepStatus(
         name=store.spec.name,
         store=str(store.root),
-        groups=tuple(groups),
-        failures=tuple(
-            Failure(trial_id=trial_id, error=error)
-            for trial_id, error, state in zip(rows["trial_id"], rows["error"], rows["state"], strict=True)
-            if state == TrialState.FAILED
-        ),
+        groups=groups,
+        failures=tuple(Failure(**failure) for failure in failed.to_pylist()),
         num_begun=_num_begun(store),
         broken=broken,
         is_driven=is_driven(store.root),
         driver=driver_of(store.root),
+        live=read_live(store, time.time()),
     )
+
+
+class _Sums:
+    """One pass over the rows, by budget and method."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.states: defaultdict[tuple[float, str], Counter[TrialState]] = defaultdict(Counter)
+        self.spent_flops: Counter[tuple[float, str]] = Counter()
+        self.best: dict[tuple[float, str], tuple[float, str]] = {}
+        keys = ["budget_flops", "method", "state", "model"]
+        sums = table.group_by(keys).aggregate([("trial_id", "count"), ("booked_flops", "sum"), ("loss", "min")])
+        for row in sums.to_pylist():
+            key, state = (row["budget_flops"], row["method"]), TrialState(row["state"])
+            self.states[key][state] += row["trial_id_count"]
+            self.spent_flops[key] += row["booked_flops_sum"]
+            if state is TrialState.COMPLETE:
+                self.best[key] = min((row["loss_min"], row["model"]), self.best.get(key, (math.inf, "")))
 
 
 def _num_begun(store: Store) -> int:
     folder = store.root / "checkpoints"
     if not folder.is_dir():
         return 0
-    rows = store.trial_ids()
-    return sum(path.name not in rows for path in folder.iterdir())
+    return sum(not store.has(path.name) for path in folder.iterdir())

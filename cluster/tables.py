@@ -10,34 +10,43 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cluster.live import Live
 from cluster.status import SweepStatus
+from cluster.view import duration
+from sweeps.cost import Cost
 from sweeps.plan import LeftOut, Plan, PlannedCell
 from trainer.data import DataManifest, Origin, SideStatistics
 from trainer.prepare import Prepared
 from trainer.trial import TrialState, format_flops
 
 MOST_FAILURES = 10
+MOST_RUNNING = 16
+"""Running trials shown; a cluster may have hundreds."""
 
 
-def plan_view(name: str, plan: Plan) -> RenderableType:
-    """Every cell, what is left out and why, and the totals."""
+def plan_view(name: str, plan: Plan, cost: Cost | None = None) -> RenderableType:
+    """Every cell, what is left out and why, the totals, and what they cost."""
     parts: list[RenderableType] = [Text(assumption) for assumption in assumptions(plan)]
     if plan.cells:
         parts.append(_plan_table(plan.cells))
     if plan.left_out:
         parts += [Text(""), Text(f"left out: {len(plan.left_out)} cells"), _left_out_table(plan.left_out)]
-    return Group(*parts, Text(""), plan_summary(name, plan))
+    if cost:
+        parts += [Text(""), _cost_table(plan, cost)]
+    return Group(*parts, Text(""), plan_summary(name, plan, cost))
 
 
-def plan_summary(name: str, plan: Plan) -> Text:
-    """The totals in a sentence."""
+def plan_summary(name: str, plan: Plan, cost: Cost | None = None) -> Text:
+    """The totals in a sentence, and what they cost in another."""
     total = plan.total
     left_out = f"; {len(plan.left_out)} cells are left out (isoflop plan says why)" if plan.left_out else ""
     trials = f"{'at most ' if plan.at_most else ''}{total.num_trials} trials in {total.num_cells} cells"
-    return Text(f"sweep {name}: {trials}, {format_flops(total.flops)} FLOPs{left_out}")
+    paid = f"\nthat is {cost.sentence()}" if cost else ""
+    return Text(f"sweep {name}: {trials}, {format_flops(total.flops)} FLOPs{left_out}{paid}")
 
 
 def assumptions(plan: Plan) -> tuple[str, ...]:
@@ -52,7 +61,7 @@ def assumptions(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def plan_record(name: str, plan: Plan) -> dict[str, Any]:
+def plan_record(name: str, plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
     """The plan as plain values, for JSON."""
     return {
         "sweep": name,
@@ -82,6 +91,7 @@ def plan_record(name: str, plan: Plan) -> dict[str, Any]:
             for out in plan.left_out
         ],
         "total": asdict(plan.total),
+        "cost": cost.to_dict() if cost else None,
     }
 
 
@@ -170,6 +180,7 @@ def status_view(status: SweepStatus) -> RenderableType:
             ("driver", _driver_words(status)),
             ("trials", f"{status.num_rows} of {status.num_trials} have a row, {status.num_begun} more have begun"),
             ("FLOPs", f"{format_flops(status.spent_flops)} of {format_flops(status.planned_flops)} ({share:.0%})"),
+            *([("time", time_words(status.live))] if status.live else []),
         ]
     )
     states = [state for state in TrialState if status.states.get(state)] or [TrialState.COMPLETE]
@@ -185,7 +196,35 @@ def status_view(status: SweepStatus) -> RenderableType:
     ]
     if len(status.failures) > MOST_FAILURES:
         failures.append(Text(f"... and {len(status.failures) - MOST_FAILURES} more (--json shows all)"))
-    return Group(facts, table, *failures, *(Text(sentence) for sentence in status.broken))
+    running: list[RenderableType] = (
+        [Text(""), running_table(status.live)] if status.live and status.live.running else []
+    )
+    return Group(facts, table, *running, *failures, *(Text(sentence) for sentence in status.broken))
+
+
+def running_table(live: Live) -> Table:
+    """What runs now, by its trial id: how far, its last loss, how fast, how much longer."""
+    hidden = len(live.running) - MOST_RUNNING
+    title = "running" + (f" ({hidden} more)" if hidden > 0 else "")
+    headings = ("trial", "", "share", "train loss", "tokens/s", "MFU", "left")
+    table = _table(title, *headings)
+    for trial in live.running[:MOST_RUNNING]:
+        table.add_row(
+            trial.trial_id,
+            ProgressBar(1.0, trial.share, width=16),
+            f"{trial.share:.0%}",
+            "starting" if trial.loss is None else f"{trial.loss:.3f}",
+            "" if trial.tokens_per_second is None else f"{trial.tokens_per_second:,.0f}",
+            "" if trial.mfu is None else f"{trial.mfu:.0%}",
+            "" if trial.seconds is None else duration(trial.seconds),
+        )
+    return table
+
+
+def time_words(live: Live) -> str:
+    left = live.remaining_seconds
+    words = "no estimate yet" if left is None else f"about {duration(left)} left"
+    return f"{duration(live.seconds)} gone, {words}; {len(live.running)} trials run"
 
 
 def _driver_words(status: SweepStatus) -> str:
@@ -216,6 +255,18 @@ def _plan_table(cells: Iterable[PlannedCell]) -> Table:
     return table
 
 
+def _cost_table(plan: Plan, cost: Cost) -> Table:
+    from analysis.hardware import amount  # brings pandas, which a status does without
+
+    table = _table("", "budget", "trials", "GPU-hours", "money")
+    price = cost.hardware.price_per_hour
+    for budget, part in plan.budgets.items():
+        hours = cost.hours[budget]
+        money = "" if price is None else amount(hours * price)
+        table.add_row(format_flops(budget), str(part.num_trials), amount(hours), money)
+    return table
+
+
 def _left_out_table(left_out: Iterable[LeftOut]) -> Table:
     table = _table("", "budget", "model", "method", "why")
     for out in left_out:
@@ -238,7 +289,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Table:
 def _table(title: str, *headings: str) -> Table:
     """A plain table, words on the left and numbers on the right."""
     table = Table(title=title or None, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
-    words = {"model", "method", "why", "side", "source"}
+    words = {"model", "method", "why", "side", "source", "trial"}
     for heading in headings:
         table.add_column(heading, justify="left" if heading in words else "right", no_wrap=heading != "why")
     return table

@@ -6,8 +6,8 @@ Knows how the progress of a preparation and of a sweep looks. Never knows where 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,6 +21,7 @@ from trainer.data import Report as PrepareReport
 from trainer.trial import TrialState, format_flops
 
 PLAIN_SECONDS = 10.0
+WATCH_SECONDS = 2.0
 MOST_RUNNING = 12
 """Running trials shown; a cluster may have hundreds."""
 
@@ -33,6 +34,17 @@ def watching(console: Console) -> Iterator[Report]:
         return
     with Live(console=console, refresh_per_second=4) as live:
         yield lambda progress: live.update(picture(progress))
+
+
+def watch(console: Console, look: Callable[[], tuple[RenderableType, bool]]) -> None:
+    """Show what ``look`` returns, again and again, until it says that this is the end, or Ctrl-C."""
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        while True:
+            shown, is_end = look()
+            live.update(shown, refresh=True)
+            if is_end:
+                return
+            time.sleep(WATCH_SECONDS)
 
 
 @contextmanager

@@ -289,6 +289,7 @@ class ResourcesFields(Fields):
     reuse_actors: bool = True
     max_attempts: Count = 3
     keep_weights: Literal["none", "best", "all"] = "best"
+    tracking: Annotated[list[Literal["wandb", "mlflow"]], BeforeValidator(_word_to_list)] = Field(default=[])
 
     @check(mode="after")
     def _possible_together(self) -> ResourcesFields:
@@ -323,6 +324,18 @@ class ResourcesFields(Fields):
         return self
 
 
+class ExpectedFields(Fields):
+    """Written by a recommendation: what it foretold of the sweep's one cell."""
+
+    loss: Positive
+    low: float | None = None
+    high: float | None = None
+    noise_relative_sd: Positive
+    extrapolation: Annotated[float, Field(ge=1)]
+    sweep: Annotated[str, AfterValidator(_name)]
+    stated_at: str
+
+
 class SpecFields(Fields):
     name: Annotated[str, AfterValidator(_name)]
     data: Annotated[DataFields, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
@@ -344,6 +357,7 @@ class SpecFields(Fields):
     evaluation: EvaluationFields = EvaluationFields()
     limits: LimitsFields = LimitsFields()
     resources: ResourcesFields = ResourcesFields()
+    expected: ExpectedFields | None = None
 
 
 def checked(fields: dict[str, Any], where: str) -> SpecFields:

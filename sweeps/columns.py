@@ -69,10 +69,6 @@ def _metric(name: str, unit: str, meaning: str) -> Column:
     return _float(name, unit, meaning + "; COMPLETE trials only", value, nullable=True)
 
 
-def _devices_per_worker(placement: Placement) -> float:
-    return placement.gpus_per_worker if placement.device == "cuda" else 1
-
-
 COLUMNS: tuple[Column, ...] = (
     _text("trial_id", "Identity: budget, model, method, and a hash of `spec`; the file's name",
           lambda r: r.spec.trial_id),
@@ -125,7 +121,7 @@ COLUMNS: tuple[Column, ...] = (
            lambda r: r.epochs),
     _float("seconds", "s", "Wall time of training and evaluation, over all resumes", lambda r: r.spending.seconds),
     _float("device_seconds", "s", "Wall time times workers; on CUDA also times the share of a GPU that each has",
-           lambda r: r.spending.seconds * r.placement.num_workers * _devices_per_worker(r.placement)),
+           lambda r: r.spending.seconds * r.placement.num_devices),
     _float("tokens_per_second", "tokens/s", "Real tokens trained on over wall time; absent where no time was spent",
            lambda r: r.spending.tokens / r.spending.seconds if r.spending.seconds else None, nullable=True),
     _int("peak_memory_bytes", "B", "Largest memory in use on one worker", lambda r: r.spending.peak_memory_bytes),

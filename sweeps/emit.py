@@ -1,4 +1,4 @@
-"""The sweep that trains a recommendation: one cell, its hyperparameters held.
+"""The sweep that trains a recommendation: one cell, its hyperparameters held, and what is expected of it.
 
 Knows specs and recommendations. Never knows files, or how the recommendation was found.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from analysis.expectation import ExpectedLoss
 from analysis.recommend import Recommendation
 from sweeps.spec import Fixed, Limits, MethodSpec, Space, SweepSpec
 from trainer.trial import format_flops, model_slug
@@ -14,9 +15,10 @@ from trainer.trial import format_flops, model_slug
 NAME_LENGTH = 100
 
 
-def one_cell(spec: SweepSpec, recommendation: Recommendation) -> SweepSpec:
-    """``spec`` with the recommended cell alone, one trial, and the recommended hyperparameters.
+def one_cell(spec: SweepSpec, recommendation: Recommendation, *, noise_relative_sd: float, stated_at: str) -> SweepSpec:
+    """``spec`` with the recommended cell alone, one trial, the recommended hyperparameters, and the expected loss.
 
+    ``noise_relative_sd`` is that of a trial of the recommended method, ``stated_at`` the time of now in ISO 8601.
     The limits make room for the cell where the recommendation went beyond them: it has said so itself.
     """
     ours = recommendation.hyperparameters
@@ -35,6 +37,7 @@ def one_cell(spec: SweepSpec, recommendation: Recommendation) -> SweepSpec:
         models=(recommendation.model,),
         methods=(MethodSpec(method=recommendation.method, models=(recommendation.model,), space=space, num_trials=1),),
         budgets_flops=(budget,),
+        seeds=1,
         fixed=replace(
             spec.fixed,
             batch_size=ours.batch_size,
@@ -47,4 +50,23 @@ def one_cell(spec: SweepSpec, recommendation: Recommendation) -> SweepSpec:
             min_steps=min(spec.limits.min_steps, max(0, recommendation.steps - 1)),
             max_epochs=max(spec.limits.max_epochs, 1.1 * recommendation.epochs),
         ),
+        expected=_expected(spec.name, recommendation, noise_relative_sd, stated_at),
+    )
+
+
+def _expected(
+    sweep: str, recommendation: Recommendation, noise_relative_sd: float, stated_at: str
+) -> ExpectedLoss | None:
+    """``None`` where no loss could be foretold."""
+    if recommendation.loss is None or recommendation.loss_interval is None:
+        return None
+    low, high = recommendation.loss_interval.to_list()
+    return ExpectedLoss(
+        loss=recommendation.loss,
+        low=low,
+        high=high,
+        noise_relative_sd=noise_relative_sd,
+        extrapolation=recommendation.extrapolation,
+        sweep=sweep,
+        stated_at=stated_at,
     )

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from analysis.expectation import ExpectedLoss
 from sweeps import border, yaml12
 from sweeps.data import DataSpec, data_spec
 from sweeps.overrides import overridden
@@ -25,6 +26,7 @@ Unit = Literal["absolute", "pretraining"]
 Sampler = Literal["tpe", "random", "qmc", "grid", "cmaes", "gp"]
 Auto = Literal["auto"]
 """The placement decides."""
+TrackerName = Literal["wandb", "mlflow"]
 KeepWeights = Literal["none", "best", "all"]
 """``best``: of the complete trials so far, the one of least loss at each budget and method, over all models."""
 
@@ -174,9 +176,9 @@ class Resources:
     """Up to 1: a share of a GPU, or a whole one."""
     num_threads: int
     workers_per_trial: int | Auto
-    """Processes that share each step of a trial, on one machine."""
+    """Processes that share each step of a trial: on one machine where one has room for all, else on several."""
     max_gpus_per_trial: int | Auto
-    """The most that a trial takes which does not fit one GPU; the largest machine's where ``auto``."""
+    """The most that a trial takes which does not fit one GPU; where ``auto``, those of one machine, then of several."""
     memory_gib_per_worker: float | Auto
     """Of a worker's GPU, or of its machine where it has none."""
     dtype: Dtype | Auto
@@ -192,6 +194,8 @@ class Resources:
     """Errors of a trial's own code until it is recorded as FAILED."""
     keep_weights: KeepWeights
     """Which trained weights stay in the store. Room on a disk: it changes nothing that is tried or measured."""
+    tracking: tuple[TrackerName, ...] = ()
+    """Tools that get the curves beside TensorBoard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,17 +216,18 @@ class SweepSpec:
     seed: int
     seeds: int
     """Trainings of each study's best hyperparameters, each with another seed."""
+    expected: ExpectedLoss | None = None
+    """What was foretold of a sweep that a recommendation wrote. It changes nothing that is tried or measured."""
 
     @property
     def hash(self) -> str:
-        """16 hex digits over everything that decides what is tried and measured: all fields but ``resources``."""
+        """16 hex digits over all that decides what is tried and measured: not ``resources``, not ``expected``."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """The spec's fields as plain values, without ``resources``."""
+        """The spec's fields as plain values, without ``resources`` and ``expected``."""
         fields = self._fields()
-        del fields["resources"]
-        return fields
+        return {name: value for name, value in fields.items() if name not in ("resources", "expected")}
 
     def to_yaml(self) -> str:
         """The spec in full, one way of writing it: ``read_spec`` reads it back as an equal spec."""
@@ -232,6 +237,7 @@ class SweepSpec:
         fields = asdict(self)
         fields["data"] = self.data.fields
         fields["models"] = list(self.models)
+        fields["resources"]["tracking"] = list(self.resources.tracking)
         fields["budgets_flops"] = list(self.budgets_flops)
         fields["methods"] = [
             {
@@ -242,6 +248,8 @@ class SweepSpec:
             }
             for m in self.methods
         ]
+        if self.expected is None:
+            del fields["expected"]
         return fields
 
 
@@ -273,6 +281,11 @@ def read_spec(source: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """
     text, where = _text_of(source)
     return _spec(border.checked(overridden(yaml12.load(text, where), overrides), where), where)
+
+
+def _resources(fields: border.ResourcesFields) -> Resources:
+    given = fields.model_dump()
+    return Resources(**{**given, "tracking": tuple(given["tracking"])})
 
 
 def _text_of(source: str | Path) -> tuple[str, str]:
@@ -329,9 +342,10 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
             warm_start=fields.search.warm_start,
         ),
         allocation=Allocation(**fields.allocation.model_dump()),
-        resources=Resources(**fields.resources.model_dump()),
+        resources=_resources(fields.resources),
         seed=fields.seed,
         seeds=fields.seeds,
+        expected=ExpectedLoss(**fields.expected.model_dump()) if fields.expected else None,
     )
 
 

@@ -1,22 +1,27 @@
 """The results store: a folder with one Parquet file for each fact, written whole, named by what it is.
 
+The folder is a path, or a place on object storage (``sweeps/remote.py``), where each file is one object:
+
     sweep.yaml                       the frozen spec
     prepared.json                    the data manifest and the models, as they were prepared
     trials/<trial_id>.parquet        how a trial ended: one row (``sweeps/columns.py``)
     curves/<trial_id>.parquet        its loss, learning rate and gradient norm over the steps
     checkpoints/<trial_id>/          what an unfinished trial goes on from
+    tensorboard/<trial_id>/          the curve for TensorBoard, while the trial runs (``cluster/trackers.py``)
     weights/<trial_id>/              what a trial has trained, where the spec keeps it (``sweeps/weights.py``)
-    compact/trials.parquet           copies of many rows in one file, made when rows are read: only for speed
+    unrecorded.json                  device seconds of trials that have no row yet, for the caps on a sweep
+    compact/*.parquet                copies of many rows in few files: only for speed (``sweeps/compact.py``)
 
 Knows files, and which of them belong together. A file is written under a temporary name, flushed and renamed, so
-that a reader sees all of it or nothing, writing twice is harmless and no lock is needed. Never knows Ray, Optuna, the
-trainer's inside or what the numbers mean.
+that a reader sees all of it or nothing; an object is written in one go, which is the same. Writing twice is harmless
+and no lock is needed. Never knows Ray, Optuna, the trainer's inside or what the numbers mean.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import string
@@ -27,21 +32,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sweeps.columns import COLUMNS, CURVE_SCHEMA, SCHEMA, columns_markdown, from_row, to_curve, to_row
+from sweeps.compact import Compact, once, strings
 from sweeps.extension import obstacle
+from sweeps.remote import RemotePath, place
 from sweeps.spec import SweepSpec, read_spec
 from trainer.trial import TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "Store", "StoreError", "columns_markdown"]
+Root = Path | RemotePath
+
+__all__ = ["COLUMNS", "Root", "Store", "StoreError", "columns_markdown"]
 
 _ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
 _READERS = 8
 _WORTH_COMPACTING = 64
+_BATCH = 1024
 _COMPACT_SCHEMA = SCHEMA.append(pa.field("stamp", pa.string(), nullable=False))
 
 
@@ -50,14 +61,15 @@ class StoreError(ValueError):
 
 
 class Store:
-    """The store of one sweep, in the folder ``root``."""
+    """The store of one sweep, in the folder ``root``: a path, or a URI of object storage."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Root | str) -> None:
+        self.root = place(root)
+        self._compact = Compact(self.root / "compact", _COMPACT_SCHEMA, self._write)
 
     @classmethod
-    def create(cls, root: Path, spec: SweepSpec, prepared: str) -> Store:
-        """The sweep's store, made where there is none, taken up again where it holds the same sweep or a part of it.
+    def create(cls, root: Root | str, spec: SweepSpec, prepared: str) -> Store:
+        """The sweep's store, made where there is none, and taken up again where it holds the same sweep or a part.
 
         ``prepared`` is the JSON of what the sweep works with; that of the first launch is kept once there are rows,
         until the sweep is extended (``sweeps/extension.py``). Raises ``StoreError`` where ``root`` holds another sweep,
@@ -71,18 +83,18 @@ class Store:
         else:
             store._refuse_other_files()
         if is_new:
-            store._write(root / "sweep.yaml", spec.to_yaml().encode())
+            store._write(store.root / "sweep.yaml", spec.to_yaml().encode())
         if is_new or not store.trial_ids():
-            store._write(root / "prepared.json", prepared.encode())
+            store._write(store.root / "prepared.json", prepared.encode())
         return store
 
     @classmethod
-    def open(cls, root: Path) -> Store:
+    def open(cls, root: Root | str) -> Store:
         """The store that is there. Raises ``StoreError`` where there is none."""
         store = cls(root)
         if not store._has_sweep():
-            found = "holds no sweep.yaml" if root.is_dir() else "does not exist"
-            raise StoreError(f"store {str(root)!r} {found}: give the folder of a sweep that was launched")
+            found = "holds no sweep.yaml" if store.root.is_dir() else "does not exist"
+            raise StoreError(f"store {str(store.root)!r} {found}: give the folder of a sweep that was launched")
         return store
 
     @property
@@ -90,7 +102,11 @@ class Store:
         """The frozen spec. Raises ``StoreError`` where its file cannot be read as one."""
         path = self.root / "sweep.yaml"
         try:
-            return read_spec(path)
+            return read_spec(path if isinstance(path, Path) else path.read_text())
+        except OSError as error:
+            raise StoreError(
+                f"{path} cannot be read ({error.strerror}): try again when the storage is there"
+            ) from error
         except ValueError as error:
             raise StoreError(f"{error}; this is the store's own file, so bring back the one that was there") from error
 
@@ -103,9 +119,20 @@ class Store:
         except OSError as error:
             raise StoreError(f"{path} cannot be read ({error.strerror}): launch the sweep again") from error
 
+    def write_note(self, text: str) -> None:
+        """Leave what a driver says of itself: nothing depends on it."""
+        self._write(self.root / ".progress.json", text.encode())
+
+    def read_note(self) -> str | None:
+        """What the last driver said; ``None`` where it said nothing."""
+        try:
+            return (self.root / ".progress.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
     def trial_ids(self) -> frozenset[str]:
         """The trials that have a row."""
-        return frozenset(path.stem for path in self._row_files())
+        return frozenset(self._row_ids())
 
     def has(self, trial_id: str) -> bool:
         return self._file("trials", trial_id).exists()
@@ -134,42 +161,69 @@ class Store:
         into the frame's ``attrs["broken"]``, a tuple that is there either way.
         """
         table, broken = self.read_table(strict=strict)
-        rows: pd.DataFrame = table.to_pandas()
+        rows: pd.DataFrame = table.sort_by("trial_id").to_pandas()
         rows.attrs["broken"] = broken
         return rows
 
-    def read_table(self, *, strict: bool = True) -> tuple[pa.Table, tuple[str, ...]]:
-        """``read_trials`` as an Arrow table, and the sentences of what cannot be read: spares a status pandas."""
-        stamps = {path.stem: _stamp(path) for path in self._row_files()}
-        compact = self._read_compact(stamps)
-        known = frozenset(compact["trial_id"].to_pylist())
-        new = [self._file("trials", trial_id) for trial_id in stamps if trial_id not in known]
-        with ThreadPoolExecutor(_READERS) as pool:
-            outcomes = list(pool.map(_try_row, new))
-        broken = [outcome for outcome in outcomes if isinstance(outcome, StoreError)]
+    def read_table(
+        self, columns: Sequence[str] = SCHEMA.names, *, strict: bool = True
+    ) -> tuple[pa.Table, tuple[str, ...]]:
+        """``read_trials`` as an Arrow table of these columns in any order of rows, and the sentences of what cannot be
+        read."""
+        ids = strings(self._row_ids())
+        copies = self._copies(ids, columns)
+        new = ids.filter(pc.invert(pc.is_in(ids, value_set=copies["trial_id"].combine_chunks()))).to_pylist()
+        tables, broken = [copies.select(columns)], list[StoreError]()
+        for start in range(0, len(new), _BATCH):
+            found, errors = self._read_rows(new[start : start + _BATCH])
+            tables.append(found.select(columns))
+            broken += errors
         if broken and strict:
             more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
             raise StoreError(f"{broken[0]}{more}")
-        found = [outcome for outcome in outcomes if isinstance(outcome, pa.Table)]
-        table = pa.concat_tables([compact, *found]).sort_by("trial_id")
+        return pa.concat_tables(tables), tuple(str(error) for error in broken)
+
+    def _read_rows(self, trial_ids: Sequence[str]) -> tuple[pa.Table, list[StoreError]]:
+        """These rows from their own files, copied into a compact one where that is worth it."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            outcomes = list(pool.map(_try_row, [self._file("trials", trial_id) for trial_id in trial_ids]))
+        # One row is 60 columns of one value each: a thousand such tables take as much memory as a million rows.
+        tables = [SCHEMA.empty_table(), *(outcome for outcome in outcomes if isinstance(outcome, pa.Table))]
+        found = pa.concat_tables(tables).combine_chunks()
         if len(found) >= _WORTH_COMPACTING:
-            self._write_compact(table, stamps)
-        return table, tuple(str(error) for error in broken)
+            # A store that cannot be written can still be read.
+            with contextlib.suppress(StoreError):
+                self._compact.add(self._stamped(found))
+        return found, [outcome for outcome in outcomes if isinstance(outcome, StoreError)]
 
     def read_curve(self, trial_id: str) -> pd.DataFrame:
         """The points of a trial's curve. Raises ``StoreError`` where they are missing or broken."""
         curve: pd.DataFrame = _read_table(self._file("curves", trial_id), CURVE_SCHEMA).to_pandas()
         return curve
 
-    def checkpoints(self, trial_id: str) -> Path:
+    def read_unrecorded(self) -> dict[str, float]:
+        """Device seconds by trial that drivers had seen of trials without a row."""
+        path = self.root / "unrecorded.json"
+        seen: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return seen
+
+    def write_unrecorded(self, device_seconds: Mapping[str, float]) -> None:
+        """Raises ``StoreError`` where there is no room or no permission."""
+        self._write(self.root / "unrecorded.json", json.dumps(dict(device_seconds)).encode())
+
+    def checkpoints(self, trial_id: str) -> Root:
         """The folder for a trial's checkpoints; it need not exist."""
         return self.root / "checkpoints" / _safe(trial_id)
 
     def remove_checkpoints(self, trial_id: str) -> None:
         """What a recorded trial no longer needs; nothing happens where there is nothing."""
-        shutil.rmtree(self.checkpoints(trial_id), ignore_errors=True)
+        _remove(self.checkpoints(trial_id))
 
-    def weights(self, trial_id: str) -> Path:
+    def events(self, trial_id: str) -> Root:
+        """The folder for a trial's TensorBoard files; it need not exist."""
+        return self.root / "tensorboard" / _safe(trial_id)
+
+    def weights(self, trial_id: str) -> Root:
         """The folder for what a trial has trained; it need not exist."""
         return self.root / "weights" / _safe(trial_id)
 
@@ -182,37 +236,47 @@ class Store:
 
     def remove_weights(self, trial_id: str) -> None:
         """Nothing happens where there is nothing, or where another process removes the same."""
-        shutil.rmtree(self.weights(trial_id), ignore_errors=True)
+        _remove(self.weights(trial_id))
 
-    def _file(self, kind: str, trial_id: str) -> Path:
+    def _file(self, kind: str, trial_id: str) -> Root:
         return self.root / kind / f"{_safe(trial_id)}.parquet"
 
-    def _row_files(self) -> Sequence[Path]:
+    def _row_ids(self) -> list[str]:
         """Temporary and foreign files are passed over: only names that a trial can have are read."""
         folder = self.root / "trials"
         try:
-            found = sorted(folder.iterdir())
+            # A folder's names alone: looking at a hundred thousand files would take longer than reading them.
+            names = os.listdir(folder) if isinstance(folder, Path) else [path.name for path in folder.iterdir()]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise StoreError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
-        return [path for path in found if path.suffix == ".parquet" and not path.name.startswith(".")]
+        return [name[: -len(".parquet")] for name in names if name.endswith(".parquet") and not name.startswith(".")]
 
-    def _read_compact(self, stamps: Mapping[str, str]) -> pa.Table:
-        """The compact rows whose own files are there and have not changed since; no rows where there are none."""
-        try:
-            table = _read_table(self.root / "compact" / "trials.parquet", _COMPACT_SCHEMA)
-        except StoreError:
-            return SCHEMA.empty_table()
-        pairs = zip(table["trial_id"].to_pylist(), table["stamp"].to_pylist(), strict=True)
-        return table.filter(pa.array([stamps.get(i) == stamp for i, stamp in pairs], pa.bool_())).select(SCHEMA.names)
+    def _copies(self, ids: pa.Array, columns: Sequence[str]) -> pa.Table:
+        """The rows of these trials that a compact file holds, each once.
 
-    def _write_compact(self, table: pa.Table, stamps: Mapping[str, str]) -> None:
-        column = pa.array([stamps[i] for i in table["trial_id"].to_pylist()], pa.string())
-        stamped = table.append_column(_COMPACT_SCHEMA.field("stamp"), column)
-        # A store that cannot be written can still be read.
-        with contextlib.suppress(StoreError):
-            self._write(self.root / "compact" / "trials.parquet", _parquet(stamped))
+        A row never changes but for a failure's, which a later result replaces: those have to be as they were. Copies of
+        rows that were deleted are removed, before those trials can have other rows.
+        """
+        wanted = list(dict.fromkeys([*columns, "trial_id", "state", "stamp"]))
+        copies = self._compact.read(wanted)
+        known = pc.is_in(copies["trial_id"], value_set=ids)
+        if not pc.all(known).as_py():
+            with contextlib.suppress(StoreError, PermissionError):
+                self._compact.remove(copies.filter(pc.invert(known))["trial_id"].combine_chunks())
+            copies = copies.filter(known)
+        failed = pc.is_in(copies["state"], value_set=strings([TrialState.FAILED]))
+        if pc.any(failed).as_py():
+            pairs = copies.filter(failed).select(["trial_id", "stamp"]).to_pylist()
+            stale = [p["stamp"] for p in pairs if p["stamp"] != _stamp(self._file("trials", p["trial_id"]))]
+            copies = copies.filter(pc.invert(pc.is_in(copies["stamp"], value_set=strings(stale))))
+        return once(copies)
+
+    def _stamped(self, rows: pa.Table) -> pa.Table:
+        pairs = zip(rows["trial_id"].to_pylist(), rows["state"].to_pylist(), strict=True)
+        stamps = [_stamp(self._file("trials", i)) if state == TrialState.FAILED else "" for i, state in pairs]
+        return rows.append_column(_COMPACT_SCHEMA.field("stamp"), strings(stamps))
 
     def _has_sweep(self) -> bool:
         try:
@@ -239,7 +303,13 @@ class Store:
                 "give this spec another name or another --store"
             )
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _write(self, path: Root, content: bytes) -> None:
+        if isinstance(path, RemotePath):
+            try:
+                path.write_bytes(content)
+            except OSError as error:
+                raise StoreError(f"{path} cannot be written ({error.strerror}): {_mend(error)}") from error
+            return
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -260,7 +330,18 @@ def _mend(error: OSError) -> str:
         return "make room and launch again; what was recorded is kept and unfinished trials go on"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return "a file stands where the store needs a folder, so give another --store"
+    if error.errno == errno.EIO:
+        return "launch again when the storage is there; what was recorded is kept and unfinished trials go on"
     return "check its permissions, or give another --store"
+
+
+def _remove(folder: Root) -> None:
+    """Nothing happens where there is nothing."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            folder.remove_tree()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -288,7 +369,7 @@ def _parquet(table: pa.Table) -> bytes:
     return content
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def _read_table(path: Root, schema: pa.Schema) -> pa.Table:
     again = "delete this file and its trial is run again; nothing else is lost"
     try:
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
@@ -304,7 +385,7 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def _read_row(path: Path) -> pa.Table:
+def _read_row(path: Root) -> pa.Table:
     table = _read_table(path, SCHEMA)
     again = "delete this file and its trial is run again; nothing else is lost"
     if len(table) != 1:
@@ -318,16 +399,18 @@ def _read_row(path: Path) -> pa.Table:
     return table
 
 
-def _stamp(path: Path) -> str:
-    """Changes whenever the file is written."""
+def _stamp(path: Root) -> str:
+    """Changes whenever the file is written, and is not that of another file."""
+    if isinstance(path, RemotePath):
+        return f"{path.stem}-{path.stamp}"
     try:
         status = path.stat()
     except FileNotFoundError:
-        return ""
-    return f"{status.st_mtime_ns}-{status.st_size}"
+        return "gone"
+    return f"{path.stem}-{status.st_mtime_ns}-{status.st_size}"
 
 
-def _try_row(path: Path) -> pa.Table | StoreError:
+def _try_row(path: Root) -> pa.Table | StoreError:
     try:
         return _read_row(path)
     except StoreError as error:

@@ -8,13 +8,29 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import isoflop
 from sweeps.store import Store
 from tests.cluster.sweep import NUM_TRIALS, SPEC, filled_store, make_world
 from trainer.whole import whole
 
-VERBS = ("data", "plan", "launch", "resume", "status", "fit", "recommend", "next", "report", "export")
+VERBS = (
+    "data",
+    "plan",
+    "launch",
+    "resume",
+    "status",
+    "fit",
+    "recommend",
+    "next",
+    "report",
+    "export",
+    "list",
+    "stop",
+    "logs",
+    "doctor",
+)
 HEAVY = {"torch", "ray", "optuna", "transformers", "datasets", "peft", "deepspeed", "mteb"}
 
 
@@ -128,6 +144,61 @@ def test_a_store_of_another_spec_is_refused_and_untouched(ask, store: Store, tmp
     answer = ask("launch", write_spec(tmp_path, "trials: 3", "trials: 4"))
     refused(answer, "holds another sweep", "trials", "another --store")
     assert {path: path.read_bytes() for path in sorted(store.root.rglob("*")) if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--on", "nowhere"], ("--on is 'nowhere'", "give http://HEAD:8265")),
+        (["--on", "http://127.0.0.1:1", "--store", "relative"], ("--store is 'relative'", "all nodes")),
+        (["--on", "kuberay", "--store", "/shared/a"], ("--image is missing",)),
+        (["--detach"], ("--detach is given", "a launch on this machine")),
+        (["--max-cost", "3"], ("--max-cost is 3 without a price", "--price")),
+    ],
+)
+def test_a_launch_that_cannot_be_is_refused_in_one_sentence(  # type: ignore[no-untyped-def]
+    ask, tmp_path: Path, options: list[str], parts: tuple[str, ...]
+) -> None:
+    answer = ask("launch", write_spec(tmp_path), *options)
+    assert answer.status == 2
+    last = answer.err.strip().splitlines()[-1]
+    assert last.startswith("isoflop: ") and "Traceback" not in answer.err
+    for part in parts:
+        assert part in last
+
+
+def test_a_manifest_is_all_that_is_printed(ask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    options = ("--on", "kuberay", "--store", "/shared/a", "--image", "i", "--dry-run")
+    answer = ask("launch", write_spec(tmp_path), *options)
+    assert answer.status == 0
+    assert [document["kind"] for document in yaml.safe_load_all(answer.out)] == ["ConfigMap", "RayJob"]
+    assert "12 trials" in answer.err
+
+
+def test_a_plan_shows_hours_and_money_of_a_device(ask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    spec = write_spec(tmp_path)
+    assert "GPU-hours" not in ask("plan", spec).out
+    answer = ask("plan", spec, "--device", "L4", "--price", "0.5", "--mfu", "0.1")
+    assert "GPU-hours of L4" in answer.out and "at 0.5 an hour" in answer.out
+    record = json.loads(ask("plan", spec, "--device", "L4", "--mfu", "0.1", "--json").out)["cost"]
+    # Two methods, three trials each, at two budgets.
+    assert record["gpu_hours"] == pytest.approx(2 * 3 * 5e9 / (0.1 * 121e12) / 3600)
+    refused(ask("plan", spec, "--device", "abacus"), "--device is 'abacus'", "choose among")
+
+
+def test_the_stores_of_a_folder_are_listed(ask, store: Store) -> None:  # type: ignore[no-untyped-def]
+    assert f"{NUM_TRIALS} of {NUM_TRIALS}" in ask("list").out
+    [listed] = json.loads(ask("list", "--root", str(store.root.parent), "--json").out)["stores"]
+    assert (listed["sweep"], listed["state"], listed["store"]) == ("fake", "done", str(store.root))
+    refused(ask("list", "--root", "nowhere"), "--root is 'nowhere'")
+
+
+def test_how_a_trial_ended_is_told(ask, store: Store) -> None:  # type: ignore[no-untyped-def]
+    trial = min(store.trial_ids())
+    assert f"{trial}: COMPLETE" in ask("logs", trial, "--store", "fake").out
+    refused(ask("logs", trial[:3], "--store", "fake"), "trials of", "give more of it")
+    refused(ask("logs", "9.9e9", "--store", "fake"), "not being filled", "give --on")
+    refused(ask("stop", "fake"), "is not being filled")
 
 
 def test_a_broken_row_is_told_and_nothing_else_is_lost(ask, store: Store) -> None:  # type: ignore[no-untyped-def]

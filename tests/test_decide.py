@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import isoflop
+from cluster.answers import write_report_of
 from sweeps.columns import SCHEMA
 from sweeps.plan import DataFacts, plan
 from sweeps.spec import read_spec
@@ -182,3 +184,30 @@ def test_a_store_with_laws_is_decided_in_full(lawful: Store, ask_lawful: Ask) ->
 
 def test_the_columns_that_hardware_is_measured_by_are_the_store_s() -> None:
     assert {"mfu", "device", "dtype", "placement", "state"} <= set(SCHEMA.names)
+
+
+def test_the_emitted_sweep_s_report_shows_foretold_beside_measured(
+    lawful: Store, ask_lawful: Ask, tmp_path: Path
+) -> None:
+    path = tmp_path / "one.yaml"
+    assert ask_lawful("recommend", "--budget", "1e12", "--emit", str(path))[0] == 0
+    foretold = json.loads(ask_lawful("recommend", "--budget", "1e12", "--json")[1])
+    # The one cell runs: the stand-in trains it, and the law that the store followed says its loss.
+    spec, world, loss = read_spec(path), tmp_path / "world", parabola_law()
+    ran = Store.create(tmp_path / "stores" / spec.name, spec, prepared_for(spec, world).to_json())
+    [study] = studies_of(spec)
+    space = {name: dimension.value for name, dimension in study.space.dimensions.items()}  # type: ignore[union-attr]
+    trial = study.trial(0, spec.fixed.with_searched(**space))
+    files = TrialFiles(tokens=str(world), model=trial.model, checkpoints=str(ran.checkpoints(trial.trial_id)))
+    result = train(trial, Placement(), files, lambda _: None)
+    assert result.metrics is not None
+    measured = loss(trial.method, trial.budget_flops, SHAPES[trial.model])
+    ran.record(replace(result, metrics=replace(result.metrics, loss=measured)))
+    page = write_report_of(ran, None)
+    [line] = pd.read_csv(page.parent / "figures" / "expected.csv").to_dict("records")
+    assert line["predicted"] == pytest.approx(foretold["loss"])
+    assert line["measured"] == pytest.approx(measured)
+    assert line["trial_ids"] == trial.trial_id
+    # Without noise the law foretells its own loss.
+    assert line["predicted"] == pytest.approx(measured, rel=0.02)
+    assert f"Sweep fake foretold a loss of {foretold['loss']:.3f}" in page.read_text()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from trainer.whole import drop_partial, save_tensors, sha256, whole
 
+STATE, RECORD = "state.safetensors", "record.json"
 KEPT = 2
 """The newest checkpoint, and the one before it in case the newest cannot be read."""
 
@@ -37,10 +38,10 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write ``folder/step-<n>`` whole, then drop all but the newest. On a full disk the older ones stay as they are."""
     with whole(folder / f"step-{checkpoint.step}") as partial:
-        save_tensors(partial / "state.safetensors", checkpoint.tensors)
-        record = {"step": checkpoint.step, "sha256": sha256(partial / "state.safetensors"), **checkpoint.record}
-        (partial / "record.json").write_text(json.dumps(record))
-    for _, old in _steps(folder)[:-KEPT]:
+        save_tensors(partial / STATE, checkpoint.tensors)
+        record = {"step": checkpoint.step, "sha256": sha256(partial / STATE), **checkpoint.record}
+        (partial / RECORD).write_text(json.dumps(record))
+    for _, old in steps_of(folder)[:-KEPT]:
         shutil.rmtree(old)
 
 
@@ -50,19 +51,21 @@ def load_newest(folder: Path) -> Checkpoint | None:
     A trial calls it at the start of each life, so what an earlier one has left half-written is removed.
     """
     drop_partial(folder)
-    for step, path in reversed(_steps(folder)):
+    for step, path in reversed(steps_of(folder)):
         try:
-            return _load(step, path)
+            return load(folder, step)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             warnings.warn(f"checkpoint {path} cannot be used ({error}); going on from an older one", stacklevel=2)
     return None
 
 
-def _load(step: int, path: Path) -> Checkpoint:
-    record = json.loads((path / "record.json").read_text())
+def load(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of this step. Raises ``ValueError`` or what reading raised where it is not whole."""
+    path = folder / f"step-{step}"
+    record = json.loads((path / RECORD).read_text())
     if not isinstance(record, dict):
         raise ValueError("its record is not an object")
-    state = path / "state.safetensors"
+    state = path / STATE
     if record.pop("sha256") != sha256(state):
         raise ValueError("its state file does not have the recorded SHA-256")
     if record.pop("step") != step:
@@ -70,7 +73,15 @@ def _load(step: int, path: Path) -> Checkpoint:
     return Checkpoint(step=step, tensors=load_file(state), record=record)
 
 
-def _steps(folder: Path) -> list[tuple[int, Path]]:
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint's folder holds a record, and the state that it vouches for."""
+    if not ((path / STATE).is_file() and (path / RECORD).is_file()):
+        return False
+    record = json.loads((path / RECORD).read_text())
+    return isinstance(record, dict) and record.get("sha256") == sha256(path / STATE)
+
+
+def steps_of(folder: Path) -> list[tuple[int, Path]]:
     """(step, folder) of the finished checkpoints, oldest first."""
     if not folder.is_dir():
         return []

@@ -1,4 +1,4 @@
-"""GPUs by name: peak FLOPs and memory, from the vendors' data sheets.
+"""GPUs by name: peak FLOPs and memory, from the vendors' data sheets, and roughly what an hour of one costs.
 
 Knows how torch and Ray name a GPU. Standard library only. Never knows a trial, or which GPUs there are.
 """
@@ -22,6 +22,10 @@ class Device:
     """None where the hardware has no bfloat16."""
     tf32: float | None
     float32: float
+    dollars_per_hour: float | None
+    """On demand at a large cloud, rounded, as public comparisons had it early in 2026; None where they had none. Prices
+    differ by three times between clouds and go stale: an assumption, to be replaced by the price that is paid.
+    """
 
     @property
     def memory_bytes(self) -> int:
@@ -40,25 +44,38 @@ class Device:
 
 
 def _gpu(
-    name: str, memory_gb: int, *, bfloat16: float | None = None, tf32: float | None = None, float32: float
+    name: str,
+    memory_gb: int,
+    *,
+    bfloat16: float | None = None,
+    tf32: float | None = None,
+    float32: float,
+    dollars: float | None = None,
 ) -> Device:
-    return Device(words=tuple(name.split()), memory_gb=memory_gb, bfloat16=bfloat16, tf32=tf32, float32=float32)
+    return Device(
+        words=tuple(name.split()),
+        memory_gb=memory_gb,
+        bfloat16=bfloat16,
+        tf32=tf32,
+        float32=float32,
+        dollars_per_hour=dollars,
+    )
 
 
 # The first whose words are all in a name counts. Where a name does not tell the memory apart, the smaller stands last.
 DEVICES = (
     _gpu("B200", 180, bfloat16=2250, tf32=1125, float32=75),
-    _gpu("H200", 141, bfloat16=989, tf32=494, float32=67),
+    _gpu("H200", 141, bfloat16=989, tf32=494, float32=67, dollars=5.0),
     _gpu("H100 NVL", 94, bfloat16=835, tf32=417, float32=60),
     _gpu("H100 PCIe", 80, bfloat16=756, tf32=378, float32=51),
-    _gpu("H100", 80, bfloat16=989, tf32=494, float32=67),
-    _gpu("A100 80GB", 80, bfloat16=312, tf32=156, float32=19.5),
-    _gpu("A100", 40, bfloat16=312, tf32=156, float32=19.5),
-    _gpu("L40S", 48, bfloat16=362, tf32=183, float32=91.6),
-    _gpu("L4", 24, bfloat16=121, tf32=60, float32=30.3),
+    _gpu("H100", 80, bfloat16=989, tf32=494, float32=67, dollars=4.0),
+    _gpu("A100 80GB", 80, bfloat16=312, tf32=156, float32=19.5, dollars=2.5),
+    _gpu("A100", 40, bfloat16=312, tf32=156, float32=19.5, dollars=2.0),
+    _gpu("L40S", 48, bfloat16=362, tf32=183, float32=91.6, dollars=1.5),
+    _gpu("L4", 24, bfloat16=121, tf32=60, float32=30.3, dollars=0.8),
     _gpu("A40", 48, bfloat16=149.7, tf32=74.8, float32=37.4),
     _gpu("A6000", 48, bfloat16=154.8, tf32=77.4, float32=38.7),
-    _gpu("A10G", 24, bfloat16=70, tf32=35, float32=35),
+    _gpu("A10G", 24, bfloat16=70, tf32=35, float32=35, dollars=1.0),
     _gpu("A10", 24, bfloat16=125, tf32=62.5, float32=31.2),
     _gpu("V100 32GB", 32, float32=15.7),
     _gpu("V100", 16, float32=15.7),
@@ -69,6 +86,9 @@ DEVICES = (
 
 
 def find_device(name: str) -> Device | None:
-    """The GPU of this name, as torch (``NVIDIA A100-SXM4-80GB``) or Ray (``A100``) gives it; ``None`` for others."""
-    words = name.replace("-", " ").split()
-    return next((device for device in DEVICES if all(word in words for word in device.words)), None)
+    """The GPU of this name, as torch (``NVIDIA A100-SXM4-80GB``), Ray (``A100``) or a person (``a100``) gives it.
+
+    ``None`` for others.
+    """
+    words = name.upper().replace("-", " ").split()
+    return next((device for device in DEVICES if all(word.upper() in words for word in device.words)), None)

@@ -12,44 +12,18 @@ import shutil
 import signal
 import tempfile
 import threading
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import torch
 
-from trainer.refusal import is_ours
+from trainer.failure import Failure, cause
 from trainer.trial import CurvePoint, Placement, Stopped, TrialFiles, TrialResult, TrialSpec
 
 CAUSE_SECONDS = 1.0
 """When a worker fails, how long to listen for others: the first to speak may only have lost its connection to them."""
-
-
-class WorkerError(RuntimeError):
-    """A worker died, or raised: the message has its rank and its traceback."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Failure:
-    """What a worker says when it cannot go on; its parent says it of a worker that died."""
-
-    rank: int
-    text: str
-    error: OSError | ValueError | None = None
-    """The exception itself where its type tells the caller what to do."""
-    out_of_memory: bool = False
-    died: bool = False
-
-    @property
-    def exception(self) -> Exception:
-        if self.error is not None:
-            return self.error
-        if self.out_of_memory:
-            return torch.OutOfMemoryError(f"worker {self.rank}: {self.text}")
-        return WorkerError(f"worker {self.rank} {'died' if self.died else 'failed'}\n{self.text}")
 
 
 def train_together(
@@ -86,10 +60,10 @@ def _attend(pipes: list[Connection], report: Callable[[CurvePoint], None]) -> Tr
     stopped: Stopped | None = None
     while True:
         messages = _heard(pipes, None)
-        if any(isinstance(message, _Failure) for message in messages):
+        if any(isinstance(message, Failure) for message in messages):
             messages += _heard(pipes, CAUSE_SECONDS)
-            failures = [message for message in messages if isinstance(message, _Failure)]
-            raise max(failures, key=lambda f: (f.error is not None, f.out_of_memory, f.died)).exception
+            failures = [message for message in messages if isinstance(message, Failure)]
+            raise cause(failures).exception
         # All but failures come from the worker that leads, one at a time.
         [message] = messages
         match message:
@@ -113,7 +87,7 @@ def _heard(pipes: list[Connection], timeout: float | None) -> list[object]:
         try:
             messages.append(pipe.recv())
         except (EOFError, ConnectionResetError):
-            messages.append(_Failure(rank=pipes.index(pipe), text="", died=True))
+            messages.append(Failure(rank=pipes.index(pipe), text="", died=True))
     return messages
 
 
@@ -147,17 +121,7 @@ def _work(
         if rank == 0:
             pipe.send(stopped)
     except Exception as error:  # the process ends here, and its parent has to know of what
-        pipe.send(
-            _Failure(
-                rank=rank,
-                text="".join(traceback.format_exception(error)),
-                # A foreign ``ValueError`` is a fault, whose traceback must not be lost.
-                error=error
-                if isinstance(error, OSError) or (isinstance(error, ValueError) and is_ours(error))
-                else None,
-                out_of_memory=isinstance(error, torch.OutOfMemoryError),
-            )
-        )
+        pipe.send(Failure.of(error, rank))
     # Another worker may still be busy with their last collective: the parent ends all at once.
     _wait_for_parent()
 

@@ -49,6 +49,8 @@ CURVE_POINTS = 200
 """About how many points a stored curve has."""
 
 Report = Callable[[CurvePoint], None]
+Together = Callable[[TrialSpec, Placement, TrialFiles, Report], TrialResult]
+"""Starts a worker for each of the placement's, in processes of their own, and passes on what comes of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +77,16 @@ class _Progress:
     num_resumes: int = 0
 
 
-def train(spec: TrialSpec, placement: Placement, files: TrialFiles, report: Report) -> TrialResult:
-    """Run ``spec`` to its end on this machine, from its newest checkpoint where there is one.
+def train(
+    spec: TrialSpec,
+    placement: Placement,
+    files: TrialFiles,
+    report: Report,
+    together: Together = gang.train_together,
+) -> TrialResult:
+    """Run ``spec`` to its end, from its newest checkpoint where there is one.
+
+    Several workers are processes of this machine, or what ``together`` starts elsewhere.
 
     ``report`` gets the state after every step. Where it raises ``Stopped``, a checkpoint is written and ``Stopped``
     comes out; what else it raises ends the call at once. The next call goes on from the last checkpoint, on this
@@ -85,7 +95,7 @@ def train(spec: TrialSpec, placement: Placement, files: TrialFiles, report: Repo
     everything else. On CPUs with the same number of threads and workers the result is the same bit for bit, however
     often it was interrupted.
     """
-    work = train_worker if placement.num_workers == 1 and placement.zero_stage is None else gang.train_together
+    work = train_worker if placement.num_workers == 1 and placement.zero_stage is None else together
     folder = Path(files.checkpoints)
     num_out_of_memory, fits = remembered(placement, folder)
     while True:
@@ -300,10 +310,15 @@ def _save(trial: _Trial, progress: _Progress, folder: Path) -> None:
 
 
 def _resume(trial: _Trial, folder: Path) -> _Progress:
-    """The progress of the newest whole checkpoint of this very trial, its tensors put back; else a fresh start."""
-    found = checkpoint.load_newest(folder)
-    if found is None:
+    """The progress of the newest whole checkpoint of this very trial, its tensors put back; else a fresh start.
+
+    The leading worker says which: a process that is cut off and trains on may add one while they look.
+    """
+    found = checkpoint.load_newest(folder) if trial.world.leads else None
+    [step] = trial.world.sums(found.step if found else 0)
+    if step == 0:
         return _Progress()
+    found = found or checkpoint.load(folder, step)
     if found.record["trial"] != trial.spec.to_json():
         raise ValueError(f"checkpoint folder {folder} belongs to another trial: give each trial a folder of its own")
     torch.set_rng_state(found.tensors.pop("random_state"))

@@ -87,7 +87,7 @@ class _States:
     optimizer: int
     communication: int
     gathered: int
-    """Whole weights that ZeRO-3 holds from the forward pass to the end of the backward pass."""
+    """Whole weights that ZeRO-3 holds from the forward pass to the end of the backward pass, beside a worker's part."""
     gradients: int
     update: int
     """From the end of the backward pass to the end of the update: gradients as they are then, and copies of them."""
@@ -236,13 +236,14 @@ def _torch_states(load: StepLoad, placement: Placement) -> _States:
 def _deepspeed_states(load: StepLoad, placement: Placement) -> _States:
     """ZeRO (Rajbhandari et al. 2020, section 5) as DeepSpeed 0.19 does it.
 
-    Weights ``bN``; at stage 3 ``bN/W``, and whole ones up to ``DEEPSPEED_LIVE_ELEMENTS`` from the forward pass to the
-    end of the backward pass. Stage 0: moments ``8N_t``. From stage 1 on, moments ``8N_t/W`` and the float32 weights
-    that they update, ``4N_t/W``, a copy in float32 too. Gradients ``bN_t``; from stage 2 on ``bN_t/W`` of them stay
-    when the backward pass ends, at stage 3 in a buffer that is always there. A bucket of
-    ``DEEPSPEED_BUCKET_ELEMENTS`` is there throughout; stage 3 reduces a copy of it, of which gloo makes another. The
-    update takes another ``4N_t/W``. Offload has moments, float32 weights and partitioned gradients on the host, at
-    stage 3 the partitioned weights too.
+    Weights ``bN``; at stage 3 ``bN/W``, and of several workers whole ones up to ``DEEPSPEED_LIVE_ELEMENTS`` from the
+    forward pass to the end of the backward pass (one worker's part is the whole). Stage 0: moments ``8N_t``. From
+    stage 1 on, moments ``8N_t/W`` and the float32 weights that they update, ``4N_t/W``, a copy in float32 too.
+    Gradients ``bN_t``; from stage 2 on ``bN_t/W`` of them stay when the backward pass ends, at stage 3 in a buffer that
+    is always there. A bucket of ``DEEPSPEED_BUCKET_ELEMENTS`` is there throughout; stage 3 reduces a copy of it, of
+    which gloo makes another, while the last gradient, that of the embedding table, still waits. The update takes
+    another ``4N_t/W``. Offload has moments, float32 weights and partitioned gradients on the host, at stage 3 the
+    partitioned weights too.
     """
     stage, workers = placement.zero_stage, placement.num_workers
     assert stage is not None
@@ -253,12 +254,13 @@ def _deepspeed_states(load: StepLoad, placement: Placement) -> _States:
     optimizer = (12 if stage else 8) * share
     partitions = math.ceil(b * num_params / workers) if stage == 3 else 0
     kept_gradients = b * (share if stage > 1 else num_trained)
-    reduced = b * min(num_trained, bucket) * (1 if placement.device == "cuda" else 2) if stage == 3 else 0
+    copies = b * min(num_trained, bucket) * (1 if placement.device == "cuda" else 2)
+    reduced = copies + _embedding_gradient_bytes(load, placement) if stage == 3 else 0
     own = _States(
         weights=partitions if stage == 3 else b * num_params,
         optimizer=optimizer,
         communication=b * bucket + _nccl_bytes(placement) + (kept_gradients if stage == 3 else 0),
-        gathered=b * min(num_params, DEEPSPEED_LIVE_ELEMENTS) if stage == 3 else 0,
+        gathered=b * min(num_params, DEEPSPEED_LIVE_ELEMENTS) if stage == 3 and workers > 1 else 0,
         gradients=b * num_trained,
         update=max(reduced, (0 if stage == 3 else kept_gradients) + (4 * share if stage else 0)),
         host=0,

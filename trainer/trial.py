@@ -219,6 +219,11 @@ class Placement:
     checkpoint_seconds: float = 60
     """Wall time between checkpoints."""
 
+    @property
+    def num_devices(self) -> float:
+        """GPUs, or workers where there are none: what a second of the trial costs in device seconds."""
+        return self.num_workers * (self.gpus_per_worker if self.device == "cuda" else 1)
+
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ValueError(f"num_workers is {self.num_workers}: give a whole number from 1 up")

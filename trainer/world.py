@@ -12,6 +12,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 
 from trainer.memory import TORCH_BUCKET_ELEMENTS
 from trainer.trial import Placement
@@ -85,9 +86,35 @@ ALONE = World(rank=0, size=1)
 
 def join(placement: Placement, *, rank: int, address: str) -> World:
     """Meet the other workers at ``address`` (``tcp://host:port`` or ``file://path``). Call it once in a process."""
-    backend = "cpu:gloo,cuda:nccl" if placement.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=placement.num_workers, timeout=PATIENCE)
+    dist.init_process_group(
+        _backend(placement), init_method=address, rank=rank, world_size=placement.num_workers, timeout=PATIENCE
+    )
     return World(rank=rank, size=placement.num_workers)
+
+
+def open_meeting(host: str) -> TCPStore:
+    """A meeting point of workers on several machines, on a free port of this one, whose address is ``host``.
+
+    It takes the port itself: one that is looked for first may be another's a moment later.
+    """
+    return TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+
+
+def join_meeting(placement: Placement, *, rank: int, meeting: TCPStore | tuple[str, int]) -> World:
+    """Meet the other workers at what one of them has opened: itself there, its host and port elsewhere.
+
+    Call it once in a process, with ``GLOO_SOCKET_IFNAME`` set: a host's own name often means its loopback.
+    """
+    if not isinstance(meeting, TCPStore):
+        meeting = TCPStore(meeting[0], meeting[1], is_master=False, timeout=PATIENCE)
+    dist.init_process_group(
+        _backend(placement), store=meeting, rank=rank, world_size=placement.num_workers, timeout=PATIENCE
+    )
+    return World(rank=rank, size=placement.num_workers)
+
+
+def _backend(placement: Placement) -> str:
+    return "cpu:gloo,cuda:nccl" if placement.device == "cuda" else "gloo"
 
 
 def _add_up_bucket(tensors: Sequence[Tensor]) -> None:

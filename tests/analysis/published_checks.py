@@ -148,9 +148,13 @@ def porian_fit(configuration: str) -> IsoflopFit:
     rows = table[table["config"] == configuration]
     sd = PORIAN_NOISE[configuration.split("|")[0]]
     rng = np.random.default_rng(0)
+    flops, size, tokens, loss = (rows[name].to_numpy(dtype=np.float64) for name in ("flops", "n", "t", "loss"))
     return fit_isoflops(
-        *(rows[name].to_numpy(dtype=np.float64) for name in ("flops", "n", "t", "loss")),
-        lambda loss: loss + sd * rng.standard_normal((1000, loss.size)),
+        flops,
+        size,
+        tokens,
+        loss,
+        lambda points: loss[points] + sd * rng.standard_normal((1000, points.size)),
         way="akima",
     )
 

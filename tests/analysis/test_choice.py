@@ -201,9 +201,9 @@ def test_draws_without_a_law_of_the_size_do_not_take_the_loss_away(frontier: Fro
     without = []
     for method in frontier.methods:
         assert method.size_law is not None
-        levels = method.size_law.levels.copy()
-        levels[::8] = np.nan
-        without.append(replace(method, size_law=replace(method.size_law, levels=levels)))
+        log_levels = method.size_law.log_levels.copy()
+        log_levels[::8] = np.nan
+        without.append(replace(method, size_law=replace(method.size_law, log_levels=log_levels)))
     answer = ask(replace(frontier, methods=tuple(without)), 3e11)
     assert answer.loss_interval is not None
     assert math.isfinite(answer.loss_interval.low) and math.isfinite(answer.loss_interval.high)

@@ -63,7 +63,7 @@ def test_the_cells_bring_about_what_is_foretold(frontier: Frontier, quantity: st
     found = ask(frontier, 1e12, quantity=quantity)
     after = refitted_sd([(cell.method, cell.budget_flops, cell.model) for cell in found.cells], quantity)
     assert found.relative_sd_after == pytest.approx(after, rel=0.35)
-    assert after < 0.75 * refitted_sd([], quantity)
+    assert after < 0.85 * refitted_sd([], quantity)
 
 
 def test_the_cells_tell_more_than_as_many_flops_in_the_smallest_budget(frontier: Frontier) -> None:
@@ -83,7 +83,7 @@ def test_one_cell_lowers_the_variance_as_a_posterior_by_hand(frontier: Frontier)
     assert frontier.ranking_by_laws(TARGET).standings[0].probability_best > 0.99
     loss, size = full.loss_law, full.size_law
     assert loss is not None and size is not None
-    draws = np.stack([np.log(loss.levels), loss.exponents, np.log(size.levels), size.exponents])
+    draws = np.stack([loss.log_levels, loss.exponents, size.log_levels, size.exponents])
     low, high = np.quantile(draws, [0.01, 0.99], axis=1)
     prior = np.cov(np.clip(draws, low[:, None], high[:, None]))
     point = np.array([np.log(loss.fit.level), loss.fit.exponent, np.log(size.fit.level), size.fit.exponent])

@@ -11,12 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.choice_figures import Served, draw_lifetime, draw_regions, draw_scores
 from analysis.drawing import Drawing, _spread
 from analysis.figures import draw_curves, draw_frontier, draw_profiles
+from analysis.fit import Interval
 from analysis.frontier import Frontier, fit_frontier
+from analysis.law_figures import Comparison, draw_comparisons, draw_noise, draw_residuals, draw_surface
 from analysis.recommend import recommend
-from tests.analysis.law_rows import FULL, TOKENS_PER_PAIR, law_rows, measured_nano_rows, parabola_law, row
-from trainer.ladder import LADDERS
+from analysis.surface import fit_surfaces
+from tests.analysis.law_rows import FULL, LORA, TOKENS_PER_PAIR, law_rows, measured_nano_rows, parabola_law, row
+from trainer.ladder import LADDERS, ModelShape
+from trainer.trial import Method
 
 
 def training_curves(frontier: Frontier) -> dict[str, pd.DataFrame]:
@@ -128,3 +133,83 @@ def test_labels_keep_their_order_and_distance(wanted: list[float]) -> None:
     assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(sorted_places))
     if len(wanted) == 1:
         assert places == wanted
+
+
+def test_regions_are_probabilities_and_change_where_the_laws_cross() -> None:
+    crossing = parabola_law(level={"full": 3.0, "lora": 3.0})
+
+    def loss(method: Method, budget: int, shape: ModelShape) -> float:
+        return crossing(method, budget, shape) * (budget / 1e11) ** (-0.05 if method.kind == "full" else 0.05)
+
+    frontier = fit_frontier(law_rows(loss, budgets=(2e10, 6e10, 1.8e11, 5.4e11), methods=(FULL, LORA)))
+    drawing = draw_regions(frontier)
+    assert drawing is not None
+    shares = drawing.data.filter(like="probability_")
+    assert shares.sum(axis=1).to_numpy() == pytest.approx(1)
+    full = drawing.data["probability_full"]
+    assert full.iloc[0] < 0.1 and full.iloc[-1] > 0.9
+    crossed = drawing.data.loc[(full - 0.5).abs().idxmin(), "budget_flops"]
+    assert crossed == pytest.approx(1e11, rel=0.3)
+    assert draw_regions(fit_frontier(law_rows(loss, methods=(FULL,)))) is None
+
+
+def test_the_noise_figure_s_data_are_deviations_between_seeds() -> None:
+    both = [law_rows(parabola_law(), methods=(FULL,), trial_seed=seed) for seed in (0, 1)]
+    both[1]["loss"] *= 1.02
+    rows = pd.concat(both, ignore_index=True)
+    data = draw_noise(fit_frontier(rows), rows).data.query("what == 'seed'")
+    assert sorted(data["trial_id"]) == sorted(rows["trial_id"])
+    assert data["deviation"].abs().to_numpy() == pytest.approx(np.log(1.02) / 2, rel=1e-6)
+
+
+def test_the_surface_s_data_are_its_residuals(frontier: Frontier) -> None:
+    surfaces = fit_surfaces(frontier)
+    drawing = draw_surface(surfaces, frontier)
+    assert drawing is not None
+    data = drawing.data
+    assert np.log(data["loss"] / data["fitted"]).to_numpy() == pytest.approx(data["residual"].to_numpy(), abs=1e-9)
+    assert set(data["trial_id"]) <= {p.trial_id for m in frontier.methods for one in m.profiles for p in one.points}
+    few = fit_surfaces(fit_frontier(law_rows(parabola_law(), budgets=[1e11])))
+    assert all(surface.fit is None and "one budget" in surface.reason for surface in few)
+    assert draw_surface(few, frontier) is None and draw_residuals(few) is None
+
+
+def test_serving_costs_add_up_and_the_least_is_no_more_than_the_recommended(frontier: Frontier) -> None:
+    answer = recommend(frontier, 10**12, LADDERS["nano"], TOKENS_PER_PAIR)
+    served = Served(shapes=tuple(LADDERS["nano"]), tokens_per_query=20.0, tokens_per_document=25.0)
+    drawing = draw_lifetime(frontier, answer, served)
+    assert drawing is not None
+    data = drawing.data
+    assert (data["training_flops"] + data["serving_flops"] == data["lifetime_flops"]).all()
+    ours, least = (
+        data[data["what"] == what].set_index("num_queries")["lifetime_flops"] for what in ("recommended", "least")
+    )
+    assert (least <= ours).all() and ours.is_monotonic_increasing
+    at_one = data[
+        (data["what"] == "recommended") & (data["serving_flops"] / data["training_flops"]).between(0.99, 1.01)
+    ]
+    assert len(at_one) == 1
+
+
+def test_scores_are_joined_by_trial(frontier: Frontier) -> None:
+    rows = measured_nano_rows()
+    scores = pd.DataFrame({"trial_id": [*rows["trial_id"][:5], "unknown"], "task": "NFCorpus", "score": range(6)})
+    drawing = draw_scores(rows, scores)
+    assert drawing is not None
+    assert list(drawing.data["loss"]) == list(rows["loss"][:5])
+    assert draw_scores(rows, scores.tail(1)) is None
+
+
+def test_a_comparison_shows_the_error_of_the_prediction() -> None:
+    one = Comparison(
+        label="full",
+        predicted=2.2,
+        interval=Interval(low=2.1, high=2.3),
+        measured=2.0,
+        noise_relative_sd=0.01,
+        trial_ids=("a",),
+    )
+    drawing = draw_comparisons([one], "title")
+    assert drawing is not None
+    assert "error +10.0 %" in {text.get_text() for text in drawing.figure.axes[0].texts}
+    assert draw_comparisons([], "title") is None

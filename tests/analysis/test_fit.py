@@ -66,10 +66,10 @@ def test_weights_are_inverse_variances() -> None:
 def test_a_draw_without_two_points_has_no_law() -> None:
     x, sd = np.array([1.0, 10, 100]), np.ones(3)
     y = np.array([[1.0, 10, 100], [1, np.nan, 100], [np.nan, np.nan, 3]])
-    levels, exponents = fit_power_laws(x, y, sd, pivot=10.0)
+    log_levels, exponents = fit_power_laws(x, y, sd, pivot=10.0)
     assert exponents[:2] == pytest.approx([1, 1])
-    assert levels[:2] == pytest.approx([10, 10])
-    assert np.isnan(levels[2]) and np.isnan(exponents[2])
+    assert np.exp(log_levels[:2]) == pytest.approx([10, 10])
+    assert np.isnan(log_levels[2]) and np.isnan(exponents[2])
 
 
 def test_the_window_reaches_a_factor_of_four() -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.crossover import LossAt, find_crossover
+from analysis.compare import compare_table
+from analysis.crossover import LogLossAt, find_crossover
 from analysis.envelope import fit_envelope
-from analysis.fit_table import OFFERED, Request, fit_table, read_table, records, sentences
+from analysis.fit_table import fit_table, records, sentences
+from analysis.rows import OFFERED, Request, read_table
 from tests.analysis.published_checks import PUBLISHED
 
 COLUMNS = {"params": "N", "tokens": "D"}
@@ -110,10 +112,15 @@ def test_methods_are_fitted_apart_and_cross() -> None:
     assert crossover.sentence in sentences(fits, (crossover,))
 
 
-def power(level: float, exponent: float, sd: float) -> LossAt:
-    rng = np.random.default_rng(0)
-    levels, exponents = level * np.exp(sd * rng.standard_normal(400)), exponent + sd * rng.standard_normal(400)
-    return lambda c: (level * (c / 1e11) ** exponent, levels[:, None] * (c / 1e11) ** exponents[:, None])
+def power(level: float, exponent: float, sd: float) -> LogLossAt:
+    rng = np.random.default_rng(round(1000 * level))
+    levels, exponents = sd * rng.standard_normal(400), exponent + sd * rng.standard_normal(400)
+
+    def log_loss(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        share = np.log(c / 1e11)
+        return np.log(level) + exponent * share, np.log(level) + levels[:, None] + exponents[:, None] * share
+
+    return log_loss
 
 
 def test_a_crossover_is_where_the_laws_meet() -> None:
@@ -142,7 +149,7 @@ def test_a_crossover_that_is_not_there_is_said() -> None:
         (Request(tokens="D"), "--params is missing"),
         (Request(form="share", **COLUMNS), "--share is missing"),
         (Request(drop_worst=-1, **COLUMNS), "--drop-worst is -1"),
-        (Request(drop_worst=54, **COLUMNS), "no row has positive numbers"),
+        (Request(drop_worst=54, **COLUMNS), "--drop-worst is 54: no row is left"),
         (Request(loss="name", **COLUMNS), "--loss is name, which holds no numbers"),
     ],
 )
@@ -197,3 +204,71 @@ def test_the_help_names_every_form() -> None:
     )
     words = "".join(done.stdout.split())  # however the lines are broken
     assert all(form in words for form in OFFERED)
+
+
+def test_known_noise_weighs_the_rows() -> None:
+    rows = surface_rows(noise=0.001)
+    rng = np.random.default_rng(7)
+    rows["sd"] = np.where(np.arange(len(rows)) % 2 == 0, 0.003, 0.3)
+    rows["loss"] = surface_rows()["loss"] + rows["sd"] * rng.standard_normal(len(rows))
+    error = {}
+    for noise in (None, "sd"):
+        (fit,), _ = fit_table(rows, Request(form="varpro", noise=noise, num_draws=20, **COLUMNS))
+        error[noise] = abs(fit.values["alpha"] - 0.31)
+    assert error["sd"] < 0.2 * error[None]
+    [words] = [words for words in fit.warnings if words.startswith("The residuals are")]
+    assert float(words.split()[3]) == pytest.approx(1.0, abs=0.25)
+
+
+def test_known_noise_is_what_the_minima_are_drawn_with() -> None:
+    width = {}
+    for noise in ("0.001", "0.01"):
+        (fit,), _ = fit_table(surface_rows(), Request(form="isoflop", budget="C", noise=noise, **COLUMNS))
+        width[noise] = fit.intervals["a"].high - fit.intervals["a"].low
+        assert f"Noise of a loss: {noise} (one standard deviation, the median), as given." in fit.warnings
+    assert width["0.01"] == pytest.approx(10 * width["0.001"], rel=0.3)
+
+
+def test_forms_are_compared_by_the_largest_budget() -> None:
+    rows = surface_rows(noise=0.002)
+    (found,) = compare_table(rows, Request(budget="C", noise="0.006", **COLUMNS))
+    best, *others = found.errors
+    assert best.form in ("parametric", "shared")  # the surface has one exponent for both
+    assert best.held_out < 0.004 < others[-1].held_out
+    assert (found.num_fitted, found.num_held) == (45, 9)
+    assert "those of the largest budget, 1.0e20 FLOPs" in found.held
+    assert found.left_out == ("share: no column of the share.",)
+    json.dumps(found.to_dict(), allow_nan=False)
+    (fifth,) = compare_table(rows, Request(**COLUMNS))
+    assert "the fifth with the most FLOPs" in fifth.held
+    with pytest.raises(ValueError, match="too few to compare forms"):
+        compare_table(rows.head(9), Request(budget="C", **COLUMNS))
+
+
+def test_a_method_with_too_little_is_said_and_the_others_are_fitted() -> None:
+    table = pd.concat([surface_rows(noise=0.002).assign(how="a"), surface_rows().head(2).assign(how="b")])
+    fits, _ = fit_table(table, Request(form="varpro", method="how", num_draws=20, **COLUMNS))
+    assert fits[0].values and not fits[1].values
+    assert fits[1].warnings[0].startswith("Nothing can be fitted: form parametric has 5 parameters and the table 2")
+    json.dumps(records(fits, ()), allow_nan=False)
+    with pytest.raises(ValueError, match="--method is how: none can be fitted; b: form parametric has 5"):
+        fit_table(table[table["how"] == "b"], Request(form="varpro", method="how", **COLUMNS))
+    with pytest.raises(ValueError, match="--method is how, which is empty in 2 rows"):
+        fit_table(table.assign(how=table["how"].where(table["how"] == "a")), Request(method="how", **COLUMNS))
+
+
+def test_a_term_that_plays_no_part_is_said() -> None:
+    rows = surface_rows()
+    rows["loss"] = 5.0 + rows["N"].rank() / 100  # grows with the size: no surface falls that way
+    (fit,), _ = fit_table(rows, Request(form="varpro", num_draws=20, **COLUMNS))
+    assert any(words.startswith("A is 0 in the best fit") and "alpha" in words for words in fit.warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("bad.parquet", "no"), ("none.csv", ""), ("ragged.csv", "a,b\n1,2\n1,2,3,4\n")]
+)
+def test_a_file_that_is_no_table_is_refused_in_one_sentence(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"TABLE is {name}, which cannot be read as") as error:
+        read_table(tmp_path / name)
+    assert "\n" not in str(error.value)

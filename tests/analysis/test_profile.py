@@ -133,3 +133,16 @@ def test_trials_with_other_settings_are_no_repeats() -> None:
     noise = estimate_noise(complete_trials(law_rows(parabola_law(), num_trials=3))[0], [])
     assert noise.num_repeat_degrees == 0
     assert noise.relative_sd == pytest.approx(PRIOR_RELATIVE_SD)
+
+
+def test_a_loss_that_does_not_choose_takes_the_place_of_the_vertex() -> None:
+    rows = pd.DataFrame([row(FULL, 10**11, m, x) for m, x in (("nano-3k", 3.4), ("nano-7k", 3.0), ("nano-14k", 3.2))])
+    points = cells(complete_trials(rows)[0])["full", 10**11]
+    noise = 0.02 * np.random.default_rng(0).standard_normal((200, 3))
+    plain, _ = build_profile(points, noise)
+    own, draws = build_profile(points, noise, (3.1, np.full(200, 3.1)))
+    assert plain.optimum is not None and own.optimum is not None
+    assert own.optimum.loss == own.optimum.parabola.minimum == 3.1
+    assert (draws.loss == 3.1).all()
+    wild, _ = build_profile(points, noise, (-40.0, np.full(200, -40.0)))
+    assert wild.optimum is not None and wild.optimum.loss == plain.optimum.loss

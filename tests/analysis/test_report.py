@@ -5,21 +5,39 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from analysis.choice_figures import Served
+from analysis.expectation import ExpectedLoss
 from analysis.frontier import fit_frontier
 from analysis.recommend import recommend
-from analysis.report import MAX_TABLE_ROWS, ReportContext, order_sentence, write_report
+from analysis.report import ReportContext, order_sentence, write_report
+from analysis.report_tables import MAX_TABLE_ROWS
 from tests.analysis.law_rows import FULL, LORA, TOKENS_PER_PAIR, law_rows, measured_nano_rows, parabola_law, row
 from tests.analysis.test_figures import training_curves
 from trainer.ladder import LADDERS
 from trainer.trial import TrialState
 
 HOSTILE = "</script><script>alert(\"x\")</script> & 'quoted' $a_{"
+FIGURES = (
+    "frontier",
+    "regions",
+    "profiles",
+    "exponents",
+    "foretold",
+    "residuals",
+    "surface",
+    "noise",
+    "lifetime",
+    "scores",
+    "curves",
+)
 CONTEXT = ReportContext(
     sweep="quickstart",
     manifest=(("Source", "nano"), ("Pairs", "64,000 train")),
@@ -60,12 +78,19 @@ def rows_with_failures() -> pd.DataFrame:
     return pd.concat([measured_nano_rows(), pd.DataFrame(failures)], ignore_index=True)
 
 
+def scores_of(rows: pd.DataFrame) -> pd.DataFrame:
+    done = rows[rows["state"] == TrialState.COMPLETE]
+    return pd.DataFrame({"trial_id": done["trial_id"], "task": "NFCorpus", "score": 0.9 - done["loss"] / 10})
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = rows_with_failures()
     frontier = fit_frontier(rows)
     answer = recommend(frontier, 10**12, LADDERS["nano"], TOKENS_PER_PAIR)
-    return write_report(tmp_path_factory.mktemp("report"), rows, training_curves(frontier), frontier, answer, CONTEXT)
+    served = Served(shapes=tuple(LADDERS["nano"]), tokens_per_query=20.0, tokens_per_document=25.0)
+    context = replace(CONTEXT, served=served, scores=scores_of(rows))
+    return write_report(tmp_path_factory.mktemp("report"), rows, training_curves(frontier), frontier, answer, context)
 
 
 def test_the_page_says_what_to_do_and_what_to_mind(report: Path) -> None:
@@ -92,7 +117,10 @@ def test_the_page_needs_no_network_and_runs_only_its_own_script(report: Path) ->
         assert not link.startswith(("http:", "https:", "//", "javascript:"))
         if tag == "a" and not link.startswith("#"):
             assert (report.parent / link).is_file()
-    assert [tag for tag, _ in page.tags].count("script") == 1
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    # Bokeh's, once, and the page's own; the others are data, which nothing runs.
+    assert [one.get("type") for one in scripts].count(None) == 2
+    assert [one.get("type") for one in scripts].count("application/json") == len(scripts) - 2 == 2
     assert '<script>alert("x")' not in page.source
     assert HOSTILE.split("$")[0].strip() in page.words, "the error is shown, as text"
 
@@ -103,7 +131,7 @@ def test_files_beside_the_page(report: Path) -> None:
     assert json.loads((folder / "recommendation.json").read_text())["model"] == "nano-14k"
     assert json.loads((folder / "frontier.json").read_text())["num_complete"] == 70
     assert {path.name for path in (folder / "figures").iterdir()} == {
-        f"{name}.{kind}" for name in ("profiles", "frontier", "curves") for kind in ("png", "svg", "csv")
+        f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "csv")
     }
 
 
@@ -154,22 +182,127 @@ def test_another_order_is_said_as_it_was_seen() -> None:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_a_browser_opens_the_page(report: Path, tmp_path: Path) -> None:
+QUIET = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    # Nothing outside the page's own folder can be reached, even if it asked for it.
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=10000",
+]  # fmt: skip
+
+
+def opened(page: Path, profile: Path) -> tuple[str, str]:
+    """The page as a browser has it after its scripts have run, and what the browser complained about."""
     assert CHROMIUM is not None
-    quiet = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    ]  # fmt: skip
-    opened = subprocess.run(
-        [CHROMIUM, *quiet, f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--dump-dom", report.as_uri()],
+    done = subprocess.run(
+        [CHROMIUM, *QUIET, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=True,
     )
-    assert "Train nano-14k by full fine-tuning" in opened.stdout
+    return done.stdout, done.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_opens_the_page(report: Path, tmp_path: Path) -> None:
+    dom, complaints = opened(report, tmp_path)
+    assert "Train nano-14k by full fine-tuning" in dom
     # The page's policy let its own script run, which makes headings reachable by keyboard.
-    assert opened.stdout.count('<th tabindex="0"') >= 15
-    assert "Content Security Policy" not in opened.stderr
-    assert opened.stdout.count("<svg") == 3
+    assert dom.count('<th tabindex="0"') >= 15
+    assert "Content Security Policy" not in complaints
+    assert "Uncaught" not in complaints
+    assert dom.count("<svg") >= len(FIGURES)
+    # The interactive figures stand, and show the trials of the first method: the menu's first choice.
+    assert 'data-ready="true"' in dom
+    assert shown_lines(dom)["trials"] == (rows_with_failures()["method"] == "full").sum()
+
+
+def shown_lines(dom: str) -> dict[str, int]:
+    """Lines that each table of the interactive figures shows."""
+    page = HTMLParser()
+    found: dict[str, str | None] = {}
+    page.handle_starttag = lambda tag, attrs: found.update(dict(attrs)) if ("id", "explore") in attrs else None  # type: ignore[method-assign]
+    page.feed(dom)
+    return {name: int(number) for name, number in (one.split(":") for one in str(found["data-lines"]).split(" "))}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize(
+    ("menu", "value", "expected"),
+    [
+        ("method", "", lambda rows: len(rows)),
+        ("method", "bias", lambda rows: (rows["method"] == "bias").sum()),
+        ("budget", "3.2e11", lambda rows: ((rows["method"] == "full") & (rows["budget_flops"] == 320 * 10**9)).sum()),
+    ],
+)
+def test_a_choice_keeps_its_trials(
+    report: Path, tmp_path: Path, menu: str, value: str, expected: Callable[[pd.DataFrame], int]
+) -> None:
+    source = report.read_text()
+    start = source.index(f'<select name="{menu}"')
+    option = source.index(f'<option value="{value}"', start)
+    chosen = f"{source[:option]}<option selected{source[option + len('<option') :]}"
+    page = tmp_path / "index.html"
+    page.write_text(chosen)
+    dom, _ = opened(page, tmp_path / "profile")
+    assert shown_lines(dom)["trials"] == expected(rows_with_failures())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_another_count_has_its_own_fits(report: Path, tmp_path: Path) -> None:
+    source = report.read_text()
+    assert '<option value="total">total</option>' in source
+    page = tmp_path / "index.html"
+    page.write_text(source.replace('<option value="total">', '<option selected value="total">'))
+    dom, complaints = opened(page, tmp_path / "profile")
+    assert "Uncaught" not in complaints
+    readings = pd.read_csv(report.parent / "figures" / "exponents.csv")
+    total = readings[(readings["size"] == "total") & (readings["flops"] == "booked")]
+    assert shown_lines(dom)["laws-size"] == total["a"].notna().sum()
+
+
+def test_names_stay_text_in_the_data_of_the_interactive_figures(tmp_path: Path) -> None:
+    rows = pd.DataFrame([row(FULL, 10**11, f"{HOSTILE}{n}", 3.0 + 0.1 * abs(n - 1)) for n in range(3)])
+    rows["num_params_non_embedding"] = [1000, 4000, 16000]
+    page = Page(write_report(tmp_path, rows, {}, fit_frontier(rows), None, ReportContext(sweep="hostile")))
+    assert '<script>alert("x")' not in page.source
+    assert [tag for tag, _ in page.tags].count("script") == 4
+
+
+def test_each_number_is_traced_to_trials(report: Path) -> None:
+    rows, numbers = rows_with_failures(), pd.read_csv(report.parent / "numbers.csv")
+    known = set(rows.loc[rows["state"] == TrialState.COMPLETE, "trial_id"])
+    assert all(set(str(ids).split(" ")) <= known for ids in numbers["trial_ids"])
+    lowest = numbers[(numbers["quantity"] == "lowest loss")].iloc[0]
+    [trial] = rows[rows["trial_id"] == lowest["trial_ids"]].to_dict("records")
+    assert trial["loss"] == lowest["value"]
+    titles = [
+        str(attributes["title"]) for tag, attributes in Page(report).tags if tag == "td" and "title" in attributes
+    ]
+    assert titles and all(title.startswith("From ") for title in titles)
+    assert {one for title in titles for one in title.removeprefix("From ").split(", ")} <= known
+
+
+def test_what_was_foretold_of_a_sweep_stands_beside_what_it_measured(tmp_path: Path) -> None:
+    rows = pd.DataFrame([row(FULL, 10**12, "nano-14k", 2.5)])
+    expected = ExpectedLoss(
+        loss=2.4,
+        low=2.3,
+        high=2.6,
+        noise_relative_sd=0.015,
+        extrapolation=2.0,
+        sweep="quickstart",
+        stated_at="2026-11-22T10:00:00+00:00",
+    )
+    context = ReportContext(sweep="one", expected=expected)
+    path = write_report(tmp_path, rows, {}, fit_frontier(rows), None, context)
+    words = Page(path).words
+    assert "Sweep quickstart foretold a loss of 2.400 (90 % interval: 2.300 to 2.600, 2 times outside" in words
+    assert f"Trial {rows['trial_id'][0]} measured 2.500, inside the interval; the error is -4.0 %" in words
+    [line] = pd.read_csv(path.parent / "figures" / "expected.csv").to_dict("records")
+    assert (line["predicted"], line["measured"], line["trial_ids"]) == (2.4, 2.5, rows["trial_id"][0])
+    open_end = replace(expected, high=None)
+    assert open_end.holds(99.0) and not open_end.holds(2.2)
+    assert "2.300 to not bounded" in open_end.sentence(2.5, "t")
+    waiting = write_report(tmp_path / "waiting", rows.iloc[:0], {}, fit_frontier(rows.iloc[:0]), None, context)
+    assert "no trial is complete yet" in Page(waiting).words

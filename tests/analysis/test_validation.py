@@ -8,9 +8,10 @@ import math
 import numpy as np
 import pytest
 
+from analysis.compare import compare_forms
 from analysis.forms import MULTIPLICATIVE, SURFACE
 from analysis.frontier import fit_frontier
-from analysis.validation import compare_forms, foretell_largest
+from analysis.validation import foretell_largest
 from analysis.valley import fit_valley
 from tests.analysis.law_rows import FULL, LORA, law_rows, parabola_law
 
@@ -65,7 +66,7 @@ def valley_points(sizes: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_a_valley_without_noise_comes_back() -> None:
     log_size, budgets, loss = valley_points()
-    valley = fit_valley(log_size, budgets, loss, (math.log10(7e3) - 5.6, 0.51 / math.log(10)))
+    valley = fit_valley(log_size, budgets, loss, np.ones(loss.size), (math.log10(7e3) - 5.6, 0.51 / math.log(10)))
     assert valley is not None
     c = math.log(valley.pivot / 1e11)
     expected = (
@@ -83,7 +84,8 @@ def test_a_valley_without_noise_comes_back() -> None:
 def test_a_budget_whose_minimum_lies_beyond_its_sizes_stays_out_of_the_valley() -> None:
     log_size, budgets, loss = valley_points()
     right = (budgets > BUDGETS[0]) | (log_size > math.log10(7e3 * (BUDGETS[0] / 1e11) ** 0.5) + 0.05)
-    valley = fit_valley(log_size[right], budgets[right], loss[right], (math.log10(7e3) - 5.5, 0.5 / math.log(10)))
+    line = (math.log10(7e3) - 5.5, 0.5 / math.log(10))
+    valley = fit_valley(log_size[right], budgets[right], loss[right], np.ones(right.sum()), line)
     assert valley is not None
     assert valley.budgets_flops == tuple(int(budget) for budget in BUDGETS[1:])
     assert len(valley.offered_flops) == len(BUDGETS)

@@ -1,7 +1,7 @@
 """A small sweep on the real Ray, search and store, with the stand-in trainer of ``tests/cluster/fake.py``.
 
-``python -m tests.cluster.sweep STORE WORLD SPEC`` drives it in a process of its own, to be killed: it prints the number
-of rows as it goes, and a last line with the outcome.
+``python -m tests.cluster.sweep STORE WORLD SPEC [ADDRESS]`` drives it in a process of its own, to be killed, on a Ray
+of its own or on the one at ADDRESS: it prints the number of rows as it goes, and a last line with the outcome.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,7 +125,7 @@ def make_world(folder: Path, *, seconds: float, faults: dict[str, str] | None = 
 
 
 def drive(
-    root: Path, world: Path, text: str = SPEC, on_progress: Callable[[SweepProgress], None] = lambda _: None
+    root: Path | str, world: Path, text: str = SPEC, on_progress: Callable[[SweepProgress], None] = lambda _: None
 ) -> Outcome:
     """Run the sweep on the Ray that is up."""
     from cluster.tune import run
@@ -139,11 +140,26 @@ def main() -> None:
     root, world, text = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     spec = read_spec(text)
     Store.create(root, spec, prepared_for(spec, world).to_json())
-    with driving(root), local_ray(Path(tempfile.gettempdir()) / "isoflop-tests") as ray:
-        announce(root, ray.dashboard)
+    with driving(root), _own_ray(root) if len(sys.argv) == 4 else _joined_ray(sys.argv[4]):
         outcome = drive(root, world, text, on_progress=lambda progress: print(progress.num_rows, flush=True))
     states = {state.value: number for state, number in outcome.progress.states.items()}
     print(json.dumps({"states": states, "stopped_by": outcome.stopped_by and outcome.stopped_by.name}), flush=True)
+
+
+@contextmanager
+def _own_ray(root: Path) -> Iterator[None]:
+    with local_ray(Path(tempfile.gettempdir()) / "isoflop-tests") as ray:
+        announce(root, ray.dashboard)
+        yield
+
+
+@contextmanager
+def _joined_ray(address: str) -> Iterator[None]:
+    import ray
+
+    ray.init(address=address, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
 
 
 if __name__ == "__main__":

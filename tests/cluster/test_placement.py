@@ -126,8 +126,9 @@ def test_several_workers_where_the_spec_asks_for_them() -> None:
     four = replace(ON_GPU, workers_per_trial=4)
     placement = place(load("160m", Full()), four, [node("H100", 8)])
     assert (placement.num_workers, placement.zero_stage) == (4, None)
-    with pytest.raises(ValueError, match="workers_per_trial is 4, and no machine has as many times 1 CPUs and 1 GPUs"):
-        place(load("160m", Full()), four, [node("H100", 2), node("H100", 2)])
+    with pytest.raises(ValueError, match="workers_per_trial is 4, and the machines do not have as many times 1 CPUs"):
+        place(load("160m", Full()), four, [node("H100", 2), node("H100", 1)])
+    assert place(load("160m", Full()), four, [node("H100", 2), node("H100", 2)]).num_workers == 4
     on_cpu = place(load("nano-1k", Full(), 64), replace(ON_CPU, workers_per_trial=2), [SMALL])
     assert (on_cpu.num_workers, on_cpu.zero_stage) == (2, None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.progress import Tracker
+from cluster.progress import Reached, Tracker
 from cluster.view import duration, line
 from sweeps.agenda import Agenda
 from sweeps.search import Finished
@@ -22,6 +22,10 @@ def specs() -> list[TrialSpec]:
     return found
 
 
+def reached(*, spent_flops: int, clock: float = 0.0, tokens: int = 0, peak_flops: float | None = None) -> Reached:
+    return Reached(clock=clock, spent_flops=spent_flops, tokens=tokens, loss=3.0, peak_flops=peak_flops)
+
+
 def test_what_runs_and_what_is_recorded_adds_up() -> None:
     first, second, *_ = trials = specs()
     tracker = Tracker(studies_of(read_spec(SPEC)), num_slots=2)
@@ -31,7 +35,7 @@ def test_what_runs_and_what_is_recorded_adds_up() -> None:
 
     tracker.starts(first)
     tracker.starts(second)
-    tracker.reports(first, spent_flops=first.budget_flops // 4, loss=3.0)
+    tracker.reports(first, reached(spent_flops=first.budget_flops // 4))
     running = tracker.snapshot()
     assert [(trial.spec, trial.share) for trial in running.running] == [(first, 0.25), (second, 0.0)]
     assert running.spent_flops == first.budget_flops // 4
@@ -56,8 +60,36 @@ def test_the_time_left_is_that_of_like_trials_in_proportion_to_flops_over_the_sl
         tracker.records(Finished(spec=trial, state=TrialState.COMPLETE, loss=1.0), booked_flops=1, seconds=10.0)
     assert tracker.snapshot().remaining_seconds == pytest.approx(len(dear) * 40 / 2)
     tracker.starts(dear[0])
-    tracker.reports(dear[0], spent_flops=dear[0].budget_flops // 2, loss=1.0)
+    tracker.reports(dear[0], reached(spent_flops=dear[0].budget_flops // 2))
     assert tracker.snapshot().remaining_seconds == pytest.approx((len(dear) * 40 - 20) / 2)
+
+
+def test_a_trial_s_speed_is_that_of_its_last_half_minute() -> None:
+    """100 tokens and 1e6 FLOPs a second for a minute, then twice that: after another minute, nothing slow is left."""
+    first, *_ = specs()
+    tracker = Tracker(studies_of(read_spec(SPEC)), num_slots=1)
+    tokens = flops = 0
+
+    def after(seconds: int, speed: int) -> tuple[float | None, float | None, float | None]:
+        nonlocal tokens, flops
+        clock = 0 if not tokens else tokens_clock[-1]
+        for _ in range(seconds):
+            clock += 1
+            tokens += 100 * speed
+            flops += speed * 10**6
+            tokens_clock.append(clock)
+            tracker.reports(first, reached(clock=clock, spent_flops=flops, tokens=tokens, peak_flops=1e7))
+        [trial] = tracker.snapshot().running
+        return trial.tokens_per_second, trial.mfu, trial.remaining_seconds
+
+    tokens_clock: list[int] = []
+    assert after(1, speed=1) == (None, None, None)
+    assert after(59, speed=1) == pytest.approx((100, 0.1, (first.budget_flops - 60e6) / 1e6))
+    assert after(15, speed=2)[0] == pytest.approx(150)
+    assert after(45, speed=2) == pytest.approx((200, 0.2, (first.budget_flops - 180e6) / 2e6))
+    tracker.stops(first)
+    tracker.reports(first, reached(clock=1e6, spent_flops=flops))
+    assert tracker.snapshot().running[0].tokens_per_second is None, "another process has another clock"
 
 
 def test_a_failed_trial_is_counted_and_named_in_the_line() -> None:

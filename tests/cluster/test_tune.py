@@ -17,6 +17,7 @@ from sweeps.search import suggest
 from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.cluster import fake
+from tests.cluster.head import CACHE
 from tests.cluster.sweep import NUM_TRIALS, SPEC, drive, expected_rows, make_world, same_rows, studies_of
 from trainer.ladder import SHAPES
 from trainer.trial import Placement, TrialFiles, TrialState
@@ -25,8 +26,8 @@ SMALL = SPEC.replace("[full, bias]", "[full]").replace("[1e9, 4e9]", "[1e9]")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shared_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRay]:
-    with local_ray(tmp_path_factory.mktemp("cache")) as ray:
+def shared_ray() -> Iterator[LocalRay]:
+    with local_ray(CACHE) as ray:
         yield ray
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
+from analysis.fit import Interval
 from analysis.frontier import fit_frontier
 from analysis.recommend import Recommendation, recommend
 from sweeps.emit import one_cell
 from sweeps.plan import DataFacts, plan, studies
-from sweeps.spec import read_spec
+from sweeps.spec import SweepSpec, read_spec
 from tests.analysis.law_rows import (
     FREEZE,
     FULL,
@@ -29,11 +33,15 @@ def recommended(method: Method, budget: int) -> Recommendation:
     return recommend(frontier, budget, LADDERS["nano"], TOKENS_PER_PAIR)
 
 
+def emitted(spec: SweepSpec, answer: Recommendation) -> SweepSpec:
+    return one_cell(spec, answer, noise_relative_sd=0.015, stated_at="2026-11-22T10:00:00+00:00")
+
+
 @pytest.mark.parametrize("method", [FULL, LORA, FREEZE])
 @pytest.mark.parametrize("budget", [3 * 10**9, 10**12, 10**14, 123_456_789_012_345_678])
 def test_the_sweep_trains_the_recommendation(method: Method, budget: int) -> None:
     answer = recommended(method, budget)
-    spec = read_spec(one_cell(read_spec("quickstart"), answer).to_yaml())
+    spec = read_spec(emitted(read_spec("quickstart"), answer).to_yaml())
     planned = plan(spec, FACTS, SHAPES)
     assert not planned.left_out
     [cell] = planned.cells
@@ -56,7 +64,7 @@ def test_the_sweep_trains_the_recommendation(method: Method, budget: int) -> Non
 
 def test_a_written_sweep_is_read_back_as_itself_and_has_its_own_name() -> None:
     base, answer = read_spec("quickstart"), recommended(FULL, 10**12)
-    spec = one_cell(base, answer)
+    spec = emitted(base, answer)
     assert read_spec(spec.to_yaml()) == spec
     assert spec.name == "quickstart-nano-25k-full-1.0e12"
     assert (spec.data, spec.evaluation, spec.resources, spec.seed) == (
@@ -65,3 +73,18 @@ def test_a_written_sweep_is_read_back_as_itself_and_has_its_own_name() -> None:
         base.resources,
         base.seed,
     )
+
+
+def test_the_sweep_keeps_what_is_expected_of_it_outside_its_identity() -> None:
+    base, answer = read_spec("quickstart"), recommended(FULL, 10**12)
+    spec = emitted(base, answer)
+    assert answer.loss is not None and answer.loss_interval is not None and spec.expected is not None
+    assert (spec.expected.loss, spec.expected.sweep) == (answer.loss, "quickstart")
+    assert (spec.expected.low, spec.expected.high) == (answer.loss_interval.low, answer.loss_interval.high)
+    without = replace(spec, expected=None)
+    assert (spec.hash, spec.identity()) == (without.hash, without.identity())
+    assert "expected" not in without.to_yaml()
+    unknown = replace(answer, loss=None, loss_interval=None)
+    assert emitted(base, unknown).expected is None
+    open_end = replace(answer, loss_interval=Interval(low=-math.inf, high=3.0))
+    assert read_spec(emitted(base, open_end).to_yaml()).expected == replace(spec.expected, low=None, high=3.0)

@@ -379,31 +379,88 @@ def test_many_writers_of_the_same_rows_and_readers_beside_them(store: Store) -> 
     assert not [name for name in files(store) if name.endswith(".tmp")]
 
 
-def test_many_rows_are_read_from_one_file_and_only_while_their_own_are_unchanged(store: Store) -> None:
-    results = [result_of(trial_spec(n), loss=3 + n) for n in range(80)]
-    for result in results:
-        store.record(result)
-    compact = store.root / "compact" / "trials.parquet"
+def copies(store: Store) -> list[int]:
+    """The numbers of the trials whose rows are in compact files."""
+    tables = [pd.read_parquet(path)["number"] for path in (store.root / "compact").iterdir()]
+    return sorted(number for table in tables for number in table)
+
+
+def row_file(store: Store, number: int) -> Path:
+    return store.root / "trials" / f"{trial_spec(number).trial_id}.parquet"
+
+
+def recorded(store: Store, numbers: range) -> None:
+    for n in numbers:
+        state = TrialState.FAILED if n % 10 == 9 else TrialState.COMPLETE
+        store.record(result_of(trial_spec(n), state=state, loss=3 + n))
+
+
+def test_many_rows_are_copied_into_few_files_and_read_as_they_are(store: Store) -> None:
+    recorded(store, range(80))
     first = store.read_trials()
-    assert len(pd.read_parquet(compact)) == len(first) == 80
+    assert copies(store) == list(range(80)) and len(first) == 80
     pd.testing.assert_frame_equal(store.read_trials(), first)
+    for start in range(80, 320, 80):
+        recorded(store, range(start, start + 80))
+        store.read_trials()
+    assert copies(store) == list(range(320)), "each row is in one file"
+    assert len(list((store.root / "compact").iterdir())) <= 3
+    assert sorted(store.read_trials()["number"]) == list(range(320))
+    table, _ = store.read_table(("loss", "number"))
+    assert table.column_names == ["loss", "number"] and sorted(table["number"].to_pylist()) == list(range(320))
 
-    def row(number: int) -> Path:
-        return store.root / "trials" / f"{results[number].spec.trial_id}.parquet"
 
-    row(0).unlink()
-    row(1).write_bytes(b"damage")
-    store.record(result_of(trial_spec(2), loss=99))
-    store.record(result_of(trial_spec(80), loss=83))
-    rows = store.read_trials(strict=False).set_index("number").sort_index()
-    assert list(rows.index) == list(range(2, 81))
-    assert rows["loss"].tolist() == [99, *range(6, 84)]
-    assert len(rows.attrs["broken"]) == 1
+def test_a_copy_never_stands_in_for_a_row_that_was_deleted_or_replaced(store: Store) -> None:
+    recorded(store, range(80))
+    store.read_trials()
+    row_file(store, 0).unlink()
+    store.record(result_of(trial_spec(9), loss=99))
+    rows = store.read_trials().set_index("number").sort_index()
+    assert list(rows.index) == list(range(1, 80))
+    assert rows.loc[9, "state"] == "COMPLETE" and rows.loc[9, "loss"] == 99
+    assert rows.loc[19, "state"] == "FAILED"
+    store.record(result_of(trial_spec(0), loss=77))
+    assert store.read_trials().set_index("number").loc[0, "loss"] == 77, "the deleted row's copy came back"
 
-    row(1).unlink()
-    compact.write_bytes(b"damage")
-    assert sorted(store.read_trials()["number"]) == list(range(2, 81))
-    assert len(pd.read_parquet(compact)) == 79
+
+def test_compact_files_that_are_damaged_doubled_or_left_by_a_kill_lose_and_double_nothing(store: Store) -> None:
+    recorded(store, range(80))
+    first = store.read_trials()
+    folder = store.root / "compact"
+    [segment] = folder.iterdir()
+    # Killed between writing a merged file and removing those in it; or two that compact at once.
+    (folder / "again.parquet").write_bytes(segment.read_bytes())
+    pd.testing.assert_frame_equal(store.read_trials(), first)
+    recorded(store, range(80, 160))
+    store.read_trials()
+    assert copies(store) == list(range(160))
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    (folder / ".killed.tmp").write_bytes(b"half")
+    assert sorted(store.read_trials()["number"]) == list(range(160))
+
+
+def test_many_that_compact_at_once_beside_writers_lose_and_double_nothing(store: Store) -> None:
+    def write(first: int) -> None:
+        recorded(Store(store.root), range(first, 160, 4))
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in range(4)]
+    counts: list[list[int]] = [[], []]
+
+    def read(own: list[int]) -> None:
+        while any(thread.is_alive() for thread in threads[:4]):
+            numbers = list(Store(store.root).read_trials()["number"])
+            assert len(numbers) == len(set(numbers))
+            own.append(len(numbers))
+            time.sleep(0.1)
+
+    threads += [threading.Thread(target=read, args=(own,)) for own in counts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(own == sorted(own) for own in counts)
+    assert sorted(store.read_trials()["number"]) == list(range(160))
 
 
 def test_the_documentation_is_the_table() -> None:
