@@ -16,7 +16,7 @@ from sweeps.search import Finished, askable, best_of, check_sampler, point_of, s
 from trainer.trial import TrialSpec
 
 if TYPE_CHECKING:
-    from sweeps.allocation import Decision, Outcome
+    from sweeps.allocation import Decision
     from sweeps.warm import Edge, Past
 
 
@@ -221,7 +221,7 @@ class Agenda:
         """The studies of a budget that are run, as far as is known: all, or those that are decided on."""
         if not self._adaptive:
             return candidates
-        from sweeps.allocation import decide
+        from sweeps.allocation import decide, outcome_of
         from sweeps.warm import noise_of
 
         here = self._done(lambda study: study.cell.budget_flops == budget)
@@ -229,8 +229,8 @@ class Agenda:
             pasts = self._done(lambda study: study.cell.budget_flops < budget)
             found = decide(
                 candidates,
-                [_outcome(past) for past in pasts],
-                [_outcome(past) for past in here],
+                [outcome_of(past) for past in pasts],
+                [outcome_of(past) for past in here],
                 [coming for coming in self._budgets if coming >= budget],
                 drop_below=candidates[0].allocation.drop_below,
                 noise=noise_of(pasts),
@@ -338,17 +338,3 @@ def _named(cell: Cell) -> dict[str, Any]:
 def _warms(other: Study, study: Study) -> bool:
     """Whether ``other`` tells ``study`` where to begin: the same method at a smaller budget."""
     return other.cell.method == study.cell.method and other.cell.budget_flops < study.cell.budget_flops
-
-
-def _outcome(past: Past) -> Outcome:
-    from sweeps.allocation import Outcome
-
-    losses: list[float] = []
-    if past.best is not None:
-        settings = past.best.spec.hyperparameters
-        losses = [row.loss for row in past.rows.values() if row.loss and row.spec.hyperparameters == settings]
-    return Outcome(
-        cell=past.study.cell,
-        num_params=past.study.num_params,
-        loss=sum(losses) / len(losses) if losses else None,
-    )

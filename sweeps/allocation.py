@@ -19,6 +19,7 @@ import numpy as np
 
 from analysis.fit import FloatArray, locate_minima
 from sweeps.plan import Cell, Study
+from sweeps.warm import Past
 
 # Standard deviations of level, exponent and curvature (in ln FLOPs): of what the methods share, and of each one's own.
 SIZE_MEAN, SIZE_SHARED, SIZE_OWN = (0.0, 0.5, 0.0), (30.0, 0.15, 0.01), (0.7, 0.07, 0.005)
@@ -56,6 +57,19 @@ class Decision:
     verdict: Verdict
     """``check``: the one cell that is run of a method which has been dropped."""
     reason: str
+
+
+def outcome_of(past: Past) -> Outcome:
+    """What a study that is done has come to."""
+    losses: list[float] = []
+    if past.best is not None:
+        settings = past.best.spec.hyperparameters
+        losses = [row.loss for row in past.rows.values() if row.loss and row.spec.hyperparameters == settings]
+    return Outcome(
+        cell=past.study.cell,
+        num_params=past.study.num_params,
+        loss=sum(losses) / len(losses) if losses else None,
+    )
 
 
 def decide(
