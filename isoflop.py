@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from cluster.answers import (
+    added_to,
+    agenda_of,
+    asked_plan,
     emit_sweep,
     find_prepared,
     fits_of,
@@ -47,6 +50,9 @@ app = typer.Typer(
 )
 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or a preset's name.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes of the spec, such as search.lag=1.")
+]
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A store's folder, or a sweep's name.")]
 StoreOption = Annotated[
     str | None,
@@ -108,6 +114,10 @@ def data(
 @app.command(no_args_is_help=True)
 def plan(
     spec: SpecArgument,
+    overrides: OverridesArgument = None,
+    diff: Annotated[
+        str | None, typer.Option("--diff", metavar="STORE", help="Show what the spec would add to this store.")
+    ] = None,
     store: Annotated[
         str | None, typer.Option("--store", metavar="STORE", help="Take measured speeds from this store's rows.")
     ] = None,
@@ -122,7 +132,16 @@ def plan(
     from sweeps.cost import Rates
     from sweeps.spec import read_spec
 
-    read = read_spec(spec)
+    read = read_spec(spec, overrides or ())
+    if diff is not None:
+        from sweeps import extension
+
+        found = added_to(_open(diff), read)
+        if as_json:
+            _print_json(extension.record(found))
+        else:
+            tell(_console(), extension.sentences(found))
+        return
     planned = plan_of(read, find_prepared(read))
     rates = Rates(device=device, price_per_hour=price, mfu=mfu)
     cost = cost_of(read, planned, rates, _open(store) if store else None)
@@ -135,6 +154,7 @@ def plan(
 @app.command(no_args_is_help=True)
 def launch(
     spec: SpecArgument,
+    overrides: OverridesArgument = None,
     store: StoreOption = None,
     on: OnOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="On a cluster: do not follow the log.")] = False,
@@ -181,7 +201,7 @@ def launch(
         max_gpu_hours=max_gpu_hours,
         max_cost=max_cost,
     )
-    sys.exit(dispatch.launch(read_spec(spec), wish, _console()))
+    sys.exit(dispatch.launch(read_spec(spec, overrides or ()), wish, _console()))
 
 
 @app.command(no_args_is_help=True)
@@ -278,21 +298,50 @@ def status(
     from cluster.status import read_status
 
     opened = _open(store)
-    planned = plan_of(opened.spec, prepared_of(opened))
     if watch and not as_json:
         from cluster import view
 
         def look() -> tuple[RenderableType, bool]:
-            found = read_status(opened, planned)
+            found = read_status(opened, asked_plan(opened))
             return tables.status_view(found), found.num_rows == found.num_trials
 
         view.watch(_console(), look)
         return
-    found = read_status(opened, planned)
+    found = read_status(opened, asked_plan(opened))
     if as_json:
         _print_json(found.to_dict())
     else:
         _console().print(tables.status_view(found))
+
+
+@app.command(no_args_is_help=True)
+def decisions(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Say which cells an adaptive sweep runs and leaves, which studies ended early, and why."""
+    agenda = agenda_of(_open(store))
+    if as_json:
+        _print_json(agenda.to_dict())
+    else:
+        tell(_console(), agenda.sentences() or ("Nothing was decided: every planned trial is run.",))
+
+
+@app.command(no_args_is_help=True)
+def optuna(
+    store: StoreArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The file to write (default: optuna.db in the store).")
+    ] = None,
+) -> None:
+    """Copy a sweep's studies into an SQLite file, for optuna-dashboard."""
+    from sweeps.search import write_sqlite
+
+    opened = _open(store)
+    beside = opened.root / "optuna.db"
+    path = out or (beside if isinstance(beside, Path) else Path(f"{opened.spec.name}-optuna.db"))
+    if out is not None and out.exists():
+        raise ValueError(f"--out is {str(out)!r}, which is there already: give another file")
+    path.unlink(missing_ok=True)
+    write_sqlite(path.absolute(), agenda_of(opened).searched)
+    say(_console(), f"look at it with: optuna-dashboard sqlite:///{path.absolute()}")
 
 
 @app.command(no_args_is_help=True)

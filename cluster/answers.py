@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from analysis.frontier import Frontier
     from analysis.lifetime import Service
     from analysis.recommend import Recommendation
+    from sweeps.agenda import Agenda
     from sweeps.cost import Cost, Rates
+    from sweeps.extension import Added
     from sweeps.plan import Plan
     from sweeps.spec import SweepSpec
     from sweeps.store import Store
@@ -105,6 +107,50 @@ def prepared_of(store: Store) -> Prepared:
     return Prepared.from_json(store.prepared)
 
 
+def agenda_of(store: Store) -> Agenda:
+    """Which trials a store's sweep asks for, as far as its rows decide it."""
+    from sweeps.agenda import Agenda
+    from sweeps.plan import studies
+    from sweeps.search import Finished
+    from trainer.trial import TrialSpec, TrialState
+
+    spec, prepared = store.spec, prepared_of(store)
+    agenda = Agenda(
+        studies(
+            spec,
+            plan_of(spec, prepared),
+            data=prepared.manifest.hash,
+            revisions={name: model.revision for name, model in prepared.models.items()},
+            shapes={name: model.shape for name, model in prepared.models.items()},
+        )
+    )
+    table, _ = store.read_table(strict=False)
+    for row in table.select(["spec", "state", "loss"]).to_pylist():
+        ended = Finished(spec=TrialSpec.from_json(row["spec"]), state=TrialState(row["state"]), loss=row["loss"])
+        # What is left of another plan is for a launch to refuse, not for those who only look.
+        if not agenda.problem(ended.spec):
+            agenda.tell(ended)
+    return agenda
+
+
+def added_to(store: Store, spec: SweepSpec) -> tuple[Added, ...]:
+    """What ``spec`` would add to a store. Raises ``ValueError`` where the store holds another sweep."""
+    from sweeps.extension import added
+
+    store.refuse_another(spec)
+    prepared = prepared_of(store)
+    wanted = plan_of(spec, prepared if prepared.models.keys() >= set(spec.models) else find_prepared(spec))
+    return added(plan_of(store.spec, prepared), wanted)
+
+
+def asked_plan(store: Store) -> Plan:
+    """The plan of a store's sweep without the trials that its rows have ruled out."""
+    planned = plan_of(store.spec, prepared_of(store))
+    if store.spec.allocation.kind == "grid" and store.spec.seeds == 1:
+        return planned
+    return planned.without(agenda_of(store).ruled_out)
+
+
 def recommendations(store: Store, budgets_flops: Sequence[int]) -> list[Recommendation]:
     """What to train at each budget, from all rows of a store."""
     from analysis.frontier import fit_frontier
@@ -138,7 +184,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         manifest=tuple(tables.data_facts(prepared)),
         plan=tuple(tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
-        notes=NANO_NOTES if spec.data.source == "nano" else (),
+        notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *agenda_of(store).sentences()),
         served=Served(
             shapes=tuple(shapes),
             tokens_per_query=tokens.query.mean_at_max_length,

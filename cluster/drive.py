@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from cluster import tables
-from cluster.answers import plan_of, prepare_for, prepared_of, recommendations, say, tell, write_report_of
+from cluster.answers import asked_plan, plan_of, prepare_for, prepared_of, recommendations, say, tell, write_report_of
 from cluster.bounds import CAPPED_STATUS, Bounds
 from cluster.driver import announce, driving
 from cluster.share import Share
@@ -72,8 +72,8 @@ def drive(
     where a person stopped it. ``prepare`` and ``train`` are what a sweep is prepared and trained with.
     """
     if (root / "sweep.yaml").exists() and Store.open(root).spec.hash != spec.hash:
-        Store.create(root, spec, prepared="")  # refuses, and says which field differs, before minutes of preparation
-    prepared = _begun(root) or prepare(spec, console)
+        Store.open(root).refuse_another(spec)  # before minutes of preparation
+    prepared = _begun(root, spec) or prepare(spec, console)
     planned = plan_of(spec, prepared)
     shapes = {name: model.shape for name, model in prepared.models.items()}
     revisions = {name: model.revision for name, model in prepared.models.items()}
@@ -81,7 +81,7 @@ def drive(
     store = Store.create(root.resolve(), spec, prepared.to_json())
     console.print(tables.plan_summary(spec.name, planned))
     with driving(store.root), _stoppable(store, console):
-        if len(store.trial_ids()) < planned.total.num_trials:
+        if len(store.trial_ids()) < asked_plan(store).total.num_trials:
             with ground_of(spec, console) as ground:
                 from cluster.tune import run  # imports Ray, which reads its settings then
 
@@ -104,7 +104,7 @@ def drive(
                 name = outcome.stopped_by.name
                 say(console, f"stopped by {name}, and nothing is lost: go on with 'isoflop resume {store.root}'")
                 sys.exit(128 + outcome.stopped_by)
-        _conclude(store, read_status(store, planned), console)
+        _conclude(store, read_status(store, asked_plan(store)), console)
 
 
 @contextmanager
@@ -135,9 +135,9 @@ def _conclude(store: Store, found: SweepStatus, console: Console) -> None:
         sys.exit(1)
 
 
-def _begun(root: Root) -> Prepared | None:
-    """What a sweep with rows was begun with, where that is still there: what was installed since is no matter."""
+def _begun(root: Root, spec: SweepSpec) -> Prepared | None:
+    """What a sweep with rows was begun with, where that is still there and has all models of ``spec``."""
     if not (root / "sweep.yaml").exists() or not Store.open(root).trial_ids():
         return None
     prepared = prepared_of(Store.open(root))
-    return prepared if is_there(prepared) else None
+    return prepared if is_there(prepared) and prepared.models.keys() >= set(spec.models) else None

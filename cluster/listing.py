@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cluster.answers import plan_of, prepared_of
+from cluster.answers import asked_plan
 from cluster.bounds import CAPPED_STATUS
 from cluster.driver import is_driven
 from cluster.reach import reached
@@ -90,7 +90,7 @@ def _listed(root: Path) -> ListedStore:
     try:
         store = Store.open(root)
         spec, num_rows = store.spec, len(store.trial_ids())
-        num_trials = plan_of(spec, prepared_of(store)).total.num_trials
+        num_trials = asked_plan(store).total.num_trials
     except StoreError as error:
         return ListedStore(sweep=root.name, store=str(root), num_rows=0, num_trials=0, state=str(error))
     state = "running" if is_driven(root) else "done" if num_rows >= num_trials else "unfinished"

@@ -62,7 +62,7 @@ class SweepProgress:
     """A sweep at one moment."""
 
     num_trials: int
-    """All that the sweep asks for."""
+    """All that the sweep may yet ask for, and has asked for."""
     states: Mapping[TrialState, int]
     """Rows by state."""
     running: tuple[RunningTrial, ...]
@@ -89,9 +89,9 @@ class Tracker:
 
     def __init__(self, studies: Sequence[Study], num_slots: int) -> None:
         """``num_slots``: trials that can run beside each other."""
-        self._left = {study.cell: study.num_trials for study in studies}
-        self._num_trials = sum(self._left.values())
-        self._planned_flops = sum(study.num_trials * study.cell.budget_flops for study in studies)
+        self._planned = {study.cell: study.num_trials for study in studies}
+        self._left = dict(self._planned)
+        self._ruled_out: Mapping[Cell, int] = {}
         self._num_slots = num_slots
         self._states: Counter[TrialState] = Counter()
         self._spent_flops = 0
@@ -140,14 +140,21 @@ class Tracker:
             if best is None or row.loss < best.loss:
                 self._best[spec.budget_flops] = BestTrial(spec=spec, loss=row.loss)
 
+    def rules_out(self, trials: Mapping[Cell, int]) -> None:
+        """So many of the planned trials of each cell will never be asked for: nobody waits for them."""
+        for cell, number in trials.items():
+            self._left[cell] -= number - self._ruled_out.get(cell, 0)
+        self._ruled_out = dict(trials)
+
     def snapshot(self) -> SweepProgress:
         running = tuple(self._running.values())
+        asked = {cell: number - self._ruled_out.get(cell, 0) for cell, number in self._planned.items()}
         return SweepProgress(
-            num_trials=self._num_trials,
+            num_trials=sum(asked.values()),
             states=Counter(self._states),
             running=running,
             spent_flops=self._spent_flops + sum(round(trial.share * trial.spec.budget_flops) for trial in running),
-            planned_flops=self._planned_flops,
+            planned_flops=sum(number * cell.budget_flops for cell, number in asked.items()),
             best=tuple(self._best[budget] for budget in sorted(self._best)),
             seconds=time.monotonic() - self._started,
             remaining_seconds=self._remaining(running),

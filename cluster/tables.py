@@ -44,7 +44,7 @@ def plan_summary(name: str, plan: Plan, cost: Cost | None = None) -> Text:
     """The totals in a sentence, and what they cost in another."""
     total = plan.total
     left_out = f"; {len(plan.left_out)} cells are left out (isoflop plan says why)" if plan.left_out else ""
-    trials = f"{total.num_trials} trials in {total.num_cells} cells"
+    trials = f"{'at most ' if plan.at_most else ''}{total.num_trials} trials in {total.num_cells} cells"
     paid = f"\nthat is {cost.sentence()}" if cost else ""
     return Text(f"sweep {name}: {trials}, {format_flops(total.flops)} FLOPs{left_out}{paid}")
 

@@ -38,8 +38,9 @@ from cluster.progress import Reached, Report, SweepProgress, Tracker
 from cluster.share import Share
 from cluster.trackers import check_trackers
 from cluster.turns import Turns
+from sweeps.agenda import Agenda
 from sweeps.plan import Study
-from sweeps.search import Agenda, Finished
+from sweeps.search import Finished
 from sweeps.spec import Resources
 from sweeps.store import Root, Store, StoreError
 from sweeps.weights import drop_worse_weights
@@ -109,7 +110,7 @@ def run(
         drop_worse_weights(store)
     progress = search.tracker.snapshot()
     tell(progress)
-    stopper, is_done = search.stopper, progress.num_rows == progress.num_trials
+    stopper, is_done = search.stopper, not search.agenda.remaining
     assert stopper.signal or stopper.capped or is_done, "Tune ended before the sweep did"
     return Outcome(progress=progress, stopped_by=stopper.signal, capped="" if is_done else stopper.capped)
 
@@ -174,6 +175,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
             loss = math.nan if row["loss"] is None else row["loss"]
             facts = (row["booked_flops"], row["seconds"], row["device_seconds"])
             self._take(TrialSpec.from_json(row["spec"]), row["state"], loss, *facts)
+        self.tracker.rules_out(self.agenda.ruled_out)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         self._fleet.look()
@@ -242,6 +244,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
                     self._bury(assignment)
                 self._fleet.look(now=True)
             self._look(assignment.spec)
+            self.tracker.rules_out(self.agenda.ruled_out)
         except StoreError as broken:
             # Tune would wrap it into an error of its own.
             self.stopper.halted = str(broken)

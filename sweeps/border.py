@@ -142,9 +142,18 @@ class SpaceFields(Fields):
 
 
 class SearchFields(SpaceFields):
-    sampler: Literal["tpe", "random", "qmc"] = "tpe"
+    sampler: Literal["tpe", "random", "qmc", "grid", "cmaes", "gp"] = "tpe"
     lag: Count = 2
     startup: Count = 3
+    warm_start: bool = False
+
+
+class AllocationFields(Fields):
+    """Which cells of the grid are run."""
+
+    kind: Literal["grid", "adaptive"] = "grid"
+    drop_below: Share = 0.05
+    stop_below: Annotated[float, Field(ge=0)] = 0.25
 
 
 def _settings_of(kind: str) -> type[BaseModel]:
@@ -338,6 +347,10 @@ class SpecFields(Fields):
         AfterValidator(_no_equal_budgets),
     ]
     trials: Count = 3
+    seeds: Count = 1
+    allocation: Annotated[
+        AllocationFields, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)
+    ] = AllocationFields()
     seed: Annotated[Whole, Field(ge=0, le=LARGEST_SEED)] = 0
     search: SearchFields = SearchFields()
     fixed: FixedFields = FixedFields()

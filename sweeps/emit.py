@@ -37,6 +37,7 @@ def one_cell(spec: SweepSpec, recommendation: Recommendation, *, noise_relative_
         models=(recommendation.model,),
         methods=(MethodSpec(method=recommendation.method, models=(recommendation.model,), space=space, num_trials=1),),
         budgets_flops=(budget,),
+        seeds=1,
         fixed=replace(
             spec.fixed,
             batch_size=ours.batch_size,

@@ -7,13 +7,16 @@ Pure: a spec, the shapes of its models and two facts about the data in; frozen v
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sweeps.sentences import format_number
-from sweeps.spec import FixedHyperparameters, Sampler, Space, SweepSpec
+from sweeps.spec import Allocation, FixedHyperparameters, Sampler, Space, SweepSpec
 from trainer.flops import booked_flops_per_token, num_tokens
 from trainer.ladder import ModelShape, parameter_counts
 from trainer.trial import Evaluation, Hyperparameters, Method, ParameterCounts, TrialSpec
+
+LEARNING: tuple[Sampler, ...] = ("tpe", "cmaes", "gp")
+"""Samplers whose suggestions depend on rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +92,8 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     left_out: tuple[LeftOut, ...]
     facts: DataFacts
+    at_most: bool = False
+    """Whether cells are allocated adaptively, so that the rows decide which of these are run."""
 
     @property
     def total(self) -> Total:
@@ -100,6 +105,11 @@ class Plan:
         budgets = dict.fromkeys(c.cell.budget_flops for c in self.cells)
         return {b: _total(tuple(c for c in self.cells if c.cell.budget_flops == b)) for b in budgets}
 
+    def without(self, trials: Mapping[Cell, int]) -> Plan:
+        """The plan with so many trials less in each cell, and without the cells that have none left."""
+        fewer = [replace(c, num_trials=c.num_trials - trials.get(c.cell, 0)) for c in self.cells]
+        return replace(self, cells=tuple(c for c in fewer if c.num_trials))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
@@ -109,10 +119,18 @@ class Study:
     space: Space
     """With an absolute learning rate."""
     num_trials: int
+    """At most: the repeats and, where cells are allocated adaptively, the last trials may not be asked for."""
+    num_repeats: int
+    """The last ones: the best of the others again, with other seeds."""
     sampler: Sampler
     lag: int
     """Trial n is suggested once the rows 0 to n - lag exist; 0 where suggestions do not depend on rows."""
     startup: int
+    warm_start: bool
+    allocation: Allocation
+    """The same in all studies of a sweep."""
+    num_params: int
+    """Non-embedding parameters of the model: a profile's size axis."""
     steps: int
     """Estimated steps of one trial: the longest are started first."""
     fixed: FixedHyperparameters
@@ -126,12 +144,21 @@ class Study:
         """Readable and unique in its sweep: ``1.13e11-nano-3k-lora-r4``."""
         return study_key(self.cell)
 
+    @property
+    def num_searched(self) -> int:
+        """Trials that search, before the repeats; at most."""
+        return self.num_trials - self.num_repeats
+
+    def is_repeat(self, number: int) -> bool:
+        return self.num_repeats > 0 and number >= self.num_searched
+
     def trial(self, number: int, hyperparameters: Hyperparameters) -> TrialSpec:
         """The study's trial of this number.
 
-        Trials that differ in what is searched share the sweep's seed, so that nothing else differs between them. Where
-        nothing is searched, a trial is a repetition and has a seed of its own.
+        Trials that differ in what is searched share the sweep's seed, so that nothing else differs between them. A
+        repeat, and each trial where nothing is searched, has a seed of its own.
         """
+        repeat = max(0, number - self.num_searched + 1) if self.num_repeats else 0
         return TrialSpec(
             model=self.cell.model,
             revision=self.revision,
@@ -140,7 +167,7 @@ class Study:
             hyperparameters=hyperparameters,
             evaluation=self.evaluation,
             data=self.data,
-            seed=self.seed if self.space.searched else self.seed + number,
+            seed=self.seed + (repeat if self.space.searched else number),
             number=number,
         )
 
@@ -164,14 +191,14 @@ def plan(spec: SweepSpec, facts: DataFacts, shapes: Mapping[str, ModelShape]) ->
                 if model not in method.models:
                     continue
                 cell = Cell(budget_flops=budget, model=model, method=method.method)
-                outcome = _plan_cell(cell, method.num_trials, spec, facts, shapes.get(model))
+                outcome = _plan_cell(cell, method.num_trials + spec.seeds - 1, spec, facts, shapes.get(model))
                 if isinstance(outcome, LeftOut):
                     left_out.append(outcome)
                 else:
                     method.space.resolve(shapes[model])
                     planned.append(outcome)
     planned.sort(key=lambda c: (c.cell.budget_flops, -c.steps))
-    return Plan(cells=tuple(planned), left_out=tuple(left_out), facts=facts)
+    return Plan(cells=tuple(planned), left_out=tuple(left_out), facts=facts, at_most=spec.allocation.kind == "adaptive")
 
 
 def studies(
@@ -192,9 +219,13 @@ def studies(
             cell=planned.cell,
             space=(space := by_label[planned.cell.method.label].space.resolve(shapes[planned.cell.model])),
             num_trials=planned.num_trials,
+            num_repeats=spec.seeds - 1,
             sampler=spec.search.sampler,
-            lag=spec.search.lag if spec.search.sampler == "tpe" and space.searched else 0,
+            lag=_lag(spec, space),
             startup=spec.search.startup,
+            warm_start=spec.search.warm_start,
+            allocation=spec.allocation,
+            num_params=planned.counts.non_embedding,
             steps=planned.steps,
             fixed=spec.fixed,
             evaluation=spec.evaluation,
@@ -204,6 +235,14 @@ def studies(
         )
         for planned in plan.cells
     )
+
+
+def _lag(spec: SweepSpec, space: Space) -> int:
+    if not space.searched:
+        return 0
+    # How many trials an adaptive sweep asks of a study depends on its rows, whatever the sampler.
+    learns = spec.search.sampler in LEARNING or spec.allocation.kind == "adaptive"
+    return spec.search.lag if learns else 0
 
 
 def _plan_cell(

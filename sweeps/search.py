@@ -11,15 +11,25 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sweeps.plan import Cell, Study, study_key
+from sweeps.plan import Study
 from sweeps.spec import Fixed, Range
 from trainer.trial import Hyperparameters, TrialSpec, TrialState
 
+if TYPE_CHECKING:
+    import optuna
+
 Point = dict[str, float]
 """The searched hyperparameters by name."""
+
+ATTEMPTS = 8
+"""Suggestions that repeat an earlier point of the study before chance takes over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,12 +46,16 @@ def suggest(study: Study, number: int, rows: Mapping[int, Finished]) -> Hyperpar
 
     ``rows`` holds the study's finished trials by number. Only 0 to ``number - lag`` are told with their outcome; the
     trials between those and ``number`` are told as running, whether or not they have finished. Trial 0 takes each
-    range's ``start``, or its middle.
+    range's ``start``, or its middle. A repeat takes the hyperparameters of the best trial before the repeats.
     """
+    if study.is_repeat(number):
+        best = best_of(study, rows)
+        assert best is not None, f"{study.key}: nothing to repeat"
+        return best.spec.hyperparameters
     assert askable(study, number, rows), f"{study.key}: trial {number} is asked before the rows it needs exist"
     known = number - study.lag
     # Trials that may still run: what they were given is suggested again, from the rows that they were suggested from.
-    points = {i: _point_of(study, rows[i].spec.hyperparameters) for i in range(known + 1)} if study.lag else {}
+    points = {i: point_of(study, rows[i].spec.hyperparameters) for i in range(known + 1)} if study.lag else {}
     for n in range(max(0, known + 1) if study.lag else number, number + 1):
         points[n] = _suggest_point(study, n, rows, points)
     values = {
@@ -52,141 +66,226 @@ def suggest(study: Study, number: int, rows: Mapping[int, Finished]) -> Hyperpar
 
 
 def askable(study: Study, number: int, rows: Collection[int]) -> bool:
-    """Whether trial ``number`` may be suggested from these rows."""
+    """Whether trial ``number``, which is no repeat, may be suggested from these rows."""
     return study.lag == 0 or all(n in rows for n in range(number - study.lag + 1))
 
 
-class Agenda:
-    """What is left of a sweep: which trials may start now, in which order, given the rows so far.
+def best_of(study: Study, rows: Mapping[int, Finished]) -> Finished | None:
+    """The complete trial of least loss before the repeats, of equal ones the first; ``None`` where there is none."""
+    losses = [
+        (row.loss, n)
+        for n, row in rows.items()
+        if row.state is TrialState.COMPLETE and row.loss is not None and not study.is_repeat(n)
+    ]
+    return rows[min(losses)[1]] if losses else None
 
-    Holds nothing that the rows do not tell, so it is built anew at each launch.
-    """
 
-    def __init__(self, studies: Sequence[Study]) -> None:
-        self._studies = {study.key: study for study in studies}
-        self._rows: dict[str, dict[int, Finished]] = {study.key: {} for study in studies}
-        numbers = [(study, n) for study in studies for n in range(study.num_trials)]
-        # Cheapest budget first; within it every study's first trial before any second one, the longest first.
-        self._order = sorted(numbers, key=lambda item: (item[0].cell.budget_flops, item[1], -item[0].steps))
+def point_of(study: Study, hyperparameters: Hyperparameters) -> Point:
+    """Of these hyperparameters the searched ones."""
+    values = asdict(hyperparameters)
+    return {name: values[name] for name in study.space.searched}
 
-    @property
-    def remaining(self) -> tuple[tuple[Study, int], ...]:
-        """The trials without a row, in the order in which they would start."""
-        return tuple((study, n) for study, n in self._order if n not in self._rows[study.key])
 
-    def tell(self, row: Finished) -> None:
-        """Take note of a finished trial. Raises ``ValueError`` where it is none of this sweep's."""
-        spec = row.spec
-        key = study_key(Cell(budget_flops=spec.budget_flops, model=spec.model, method=spec.method))
-        study = self._studies.get(key)
-        if study is None or spec.number >= study.num_trials:
-            raise ValueError(
-                f"trial {spec.trial_id} is not part of the plan any more: the data or the limits have changed since it "
-                "ran, so give the sweep another name or another --store"
-            )
-        for what, then, now in (("data", spec.data, study.data), ("weights", spec.revision, study.revision)):
-            if then != now:
-                raise ValueError(
-                    f"trial {spec.trial_id} was trained with {what} {then}, and the {what} are {now} now: "
-                    "give the sweep another name or another --store, or bring the earlier ones back"
+def write_sqlite(path: Path, studies: Iterable[tuple[Study, Mapping[int, Finished]]]) -> None:
+    """Write each study with its rows into a new SQLite file that Optuna's own tools open. A copy: nothing reads it."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    states = {TrialState.COMPLETE: "COMPLETE", TrialState.PRUNED: "PRUNED", TrialState.DIVERGED: "PRUNED"}
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    for study, rows in studies:
+        copy = optuna.create_study(storage=storage, study_name=study.key, direction="minimize")
+        space = _distributions(study)
+        for _, row in sorted(rows.items()):
+            copy.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState[states.get(row.state, "FAIL")],
+                    params=point_of(study, row.spec.hyperparameters),
+                    distributions=space,
+                    value=row.loss,
+                    user_attrs={"trial_id": row.spec.trial_id, "state": row.state.value, "seed": row.spec.seed},
                 )
-        self._rows[key][spec.number] = row
+            )
 
-    def ready(self, running: Collection[tuple[str, int]] = ()) -> Iterator[tuple[Study, int]]:
-        """The trials that may start now, best first. ``running`` holds (study key, number) of those that have."""
-        for study, n in self._order:
-            rows = self._rows[study.key]
-            if n not in rows and (study.key, n) not in running and askable(study, n, rows):
-                yield study, n
 
-    def trial(self, study: Study, number: int) -> TrialSpec:
-        """The trial to run: what is suggested for this number."""
-        return study.trial(number, suggest(study, number, self._rows[study.key]))
+def check_sampler(study: Study) -> None:
+    """Raises ``ValueError`` where the study's sampler cannot search it, or needs a package that is not there."""
+    num_searched, names = len(study.space.searched), ", ".join(study.space.searched)
+    if num_searched == 0:
+        return
+    if study.sampler == "grid" and _grid_side(study) ** num_searched != study.num_searched:
+        raise ValueError(
+            f"trials is {study.num_searched} with search.sampler grid over {names}: give a whole number to the power "
+            f"of {num_searched}, such as {max(2, _grid_side(study)) ** num_searched}"
+        )
+    if study.sampler == "cmaes" and num_searched < 2:
+        raise ValueError(f"search.sampler is 'cmaes' over {names} alone: search two hyperparameters, or choose tpe")
+    packages = {"cmaes": "cmaes", "gp": "torch"}
+    if (package := packages.get(study.sampler)) and find_spec(package) is None:
+        raise ValueError(
+            f"search.sampler is {study.sampler!r}, which needs the package {package}: install it, or choose tpe"
+        )
 
 
 def _suggest_point(study: Study, number: int, rows: Mapping[int, Finished], points: Mapping[int, Point]) -> Point:
     searched = study.space.searched
     if not searched:
         return {}
+    if study.sampler == "grid":
+        return _grid_point(study, number)
     if number == 0:
-        return {name: _middle(r) if r.start is None else r.start for name, r in searched.items()}
-    seed = _seed(study, number)
-    match study.sampler:
-        case "tpe":
-            point = _ask_tpe(study, number, seed, rows, points)
-        case "random":
-            draw = random.Random(seed)
-            point = {name: _at(r, draw.random()) for name, r in searched.items()}
+        return start_of(searched)
+    # A failed trial's point would fail again, and a finished one's tells nothing new: repeats are the spec's `seeds`.
+    taken = list(points.values())
+    for attempt in range(ATTEMPTS):
+        point = _ask(study, number, attempt, rows, points)
+        if point not in taken:
+            return point
+    draw = random.Random(_seed(study, number, ATTEMPTS))
+    return {name: _rounded(at(r, draw.random()), r) for name, r in searched.items()}
+
+
+def start_of(searched: Mapping[str, Range]) -> Point:
+    """What the first trial of a study uses."""
+    return {name: _rounded(at(r, 0.5), r) if r.start is None else r.start for name, r in searched.items()}
+
+
+def _ask(study: Study, number: int, attempt: int, rows: Mapping[int, Finished], points: Mapping[int, Point]) -> Point:
+    searched = study.space.searched
+    seed = _seed(study, number, attempt)
+    sampler = "random" if attempt and study.sampler in ("qmc", "cmaes") else study.sampler
+    match sampler:
+        case "tpe" | "gp":
+            point = _ask_anew(study, number, seed, rows, points)
+        case "cmaes":
+            point = _ask_in_turn(study, number, rows)
         case "qmc":
             # A Halton sequence, shifted as a whole by the study's own seed.
             shift = random.Random(_seed(study, 0))
             point = {
-                name: _at(r, (_radical_inverse(number, base) + shift.random()) % 1)
+                name: at(r, (_radical_inverse(number, base) + shift.random()) % 1)
                 for (name, r), base in zip(searched.items(), (2, 3, 5), strict=False)
             }
+        case _:
+            draw = random.Random(seed)
+            point = {name: at(r, draw.random()) for name, r in searched.items()}
     return {name: _rounded(point[name], r) for name, r in searched.items()}
 
 
-def _ask_tpe(study: Study, number: int, seed: int, rows: Mapping[int, Finished], points: Mapping[int, Point]) -> Point:
+def _ask_anew(study: Study, number: int, seed: int, rows: Mapping[int, Finished], points: Mapping[int, Point]) -> Point:
+    """From a sampler that needs to know the trials before, and not how they came about."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space: dict[str, optuna.distributions.BaseDistribution] = {
-        name: optuna.distributions.FloatDistribution(r.low, r.high, log=r.log)
-        for name, r in study.space.searched.items()
-    }
-    sampler = optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=study.startup, multivariate=True, constant_liar=True
-    )
-    rebuilt = optuna.create_study(direction="minimize", sampler=sampler)
-    states = {
-        TrialState.COMPLETE: optuna.trial.TrialState.COMPLETE,
-        TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
-        # TPE counts a pruned trial among the bad ones and forgets a failed one. Divergence says that these
-        # hyperparameters are bad; told as failures, half of the trials beside a cliff went over it.
-        TrialState.DIVERGED: optuna.trial.TrialState.PRUNED,
-        TrialState.FAILED: optuna.trial.TrialState.FAIL,
-    }
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = _distributions(study)
+    rebuilt = optuna.create_study(direction="minimize", sampler=_sampler(study, seed))
     for n in range(number):
-        finished = n <= number - study.lag
-        state = states[rows[n].state] if finished else optuna.trial.TrialState.RUNNING
-        rebuilt.add_trial(
-            optuna.trial.create_trial(
-                state=state,
-                params=points[n],
-                distributions=space,
-                value=rows[n].loss if state == optuna.trial.TrialState.COMPLETE else None,
-            )
-        )
+        trial: dict[str, Any] = {"state": optuna.trial.TrialState.RUNNING}
+        if n <= number - study.lag:
+            trial = _told(study, rows, n, upto=number - study.lag)
+        rebuilt.add_trial(optuna.trial.create_trial(params=points[n], distributions=space, **trial))
     params = rebuilt.ask(fixed_distributions=space).params
     return {name: float(params[name]) for name in space}
 
 
-def _seed(study: Study, number: int) -> int:
+def _ask_in_turn(study: Study, number: int, rows: Mapping[int, Finished]) -> Point:
+    """From a sampler that keeps a state of its own: every trial is asked and told again, in the order of the lag."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = _distributions(study)
+    rebuilt = optuna.create_study(direction="minimize", sampler=_sampler(study, _seed(study, 0)))
+    rebuilt.enqueue_trial(start_of(study.space.searched))
+    asked: list[optuna.Trial] = []
+    for n in range(number + 1):
+        if (known := n - study.lag) >= 0:
+            rebuilt.tell(asked[known], _told(study, rows, known, upto=known)["value"])
+        asked.append(rebuilt.ask(fixed_distributions=space))
+    return {name: float(asked[number].params[name]) for name in space}
+
+
+def _sampler(study: Study, seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    # Optuna calls the Gaussian process an experiment in a warning that nobody here can do anything about.
+    if study.sampler == "gp":
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=study.startup)
+    if study.sampler == "cmaes":
+        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=study.startup, multivariate=True, constant_liar=True)
+
+
+def _told(study: Study, rows: Mapping[int, Finished], number: int, upto: int) -> dict[str, Any]:
+    """Optuna's state and value of a finished trial, from the rows 0 to ``upto``.
+
+    TPE counts a pruned trial among the bad ones and forgets a failed one; a trial that diverged or failed says that its
+    hyperparameters are bad. (Told as failures, half of the trials beside a cliff went over it.) The other samplers
+    forget both, so there such a trial gets a loss beyond the worst one.
+    """
+    import optuna
+
+    row = rows[number]
+    if row.state is TrialState.COMPLETE:
+        return {"state": optuna.trial.TrialState.COMPLETE, "value": row.loss}
+    if study.sampler == "tpe":
+        return {"state": optuna.trial.TrialState.PRUNED}
+    losses = [loss for n in range(upto + 1) if (loss := rows[n].loss) is not None]
+    chance = math.log(study.evaluation.num_candidates)
+    beyond = 2 * max(losses) - min(losses) if losses else chance
+    return {"state": optuna.trial.TrialState.COMPLETE, "value": beyond}
+
+
+def _distributions(study: Study) -> dict[str, optuna.distributions.BaseDistribution]:
+    import optuna
+
+    return {
+        name: optuna.distributions.FloatDistribution(r.low, r.high, log=r.log)
+        for name, r in study.space.searched.items()
+    }
+
+
+def _grid_side(study: Study) -> int:
+    """Points of a grid along each searched hyperparameter."""
+    return round(math.pow(study.num_searched, 1 / len(study.space.searched)))
+
+
+def _grid_point(study: Study, number: int) -> Point:
+    """Even steps on each range's scale, both ends included; the last hyperparameter changes fastest."""
+    side, point = _grid_side(study), {}
+    for name, r in reversed(study.space.searched.items()):
+        number, digit = divmod(number, side)
+        point[name] = _rounded(at(r, digit / (side - 1) if side > 1 else 0.5), r)
+    return {name: point[name] for name in study.space.searched}
+
+
+def _seed(study: Study, number: int, attempt: int = 0) -> int:
     """32 bits of a hash that is the same in every process (Python's own is salted)."""
-    text = json.dumps([study.seed, study.key, number])
+    text = json.dumps([study.seed, study.key, number, *([attempt] if attempt else [])])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
 
 
-def _point_of(study: Study, hyperparameters: Hyperparameters) -> Point:
-    values = asdict(hyperparameters)
-    return {name: values[name] for name in study.space.searched}
-
-
-def _middle(r: Range) -> float:
-    return _rounded(_at(r, 0.5), r)
-
-
-def _at(r: Range, share: float) -> float:
-    """The value at a share of the range, on its scale."""
+def at(r: Range, share: float) -> float:
+    """The value at a share of the range, on its scale; beyond an end where the share is below 0 or above 1."""
     if r.log:
         return math.exp(math.log(r.low) + share * (math.log(r.high) - math.log(r.low)))
     return r.low + share * (r.high - r.low)
 
 
+def share_of(r: Range, value: float) -> float:
+    """Where a value lies in the range, on its scale: the inverse of ``at``."""
+    if r.log:
+        return math.log(value / r.low) / math.log(r.high / r.low)
+    return (value - r.low) / (r.high - r.low)
+
+
 def _rounded(value: float, r: Range) -> float:
     """Four digits: they read well, and the last bits of one machine's logarithm do not rename a trial on another."""
-    return min(max(float(f"{value:.3e}"), r.low), r.high)
+    return min(max(four_digits(value), r.low), r.high)
+
+
+def four_digits(value: float) -> float:
+    return float(f"{value:.3e}")
 
 
 def _radical_inverse(number: int, base: int) -> float:

@@ -17,12 +17,13 @@ from typing import Any, Literal
 from analysis.expectation import ExpectedLoss
 from sweeps import border, yaml12
 from sweeps.data import DataSpec, data_spec
+from sweeps.overrides import overridden
 from sweeps.sentences import nearest
 from trainer.ladder import LADDERS, ModelShape
 from trainer.trial import Dtype, Evaluation, Hyperparameters, Method, Pooling, method_from
 
 Unit = Literal["absolute", "pretraining"]
-Sampler = Literal["tpe", "random", "qmc"]
+Sampler = Literal["tpe", "random", "qmc", "grid", "cmaes", "gp"]
 Auto = Literal["auto"]
 """The placement decides."""
 TrackerName = Literal["wandb", "mlflow"]
@@ -149,6 +150,20 @@ class Search:
     """Trials of one study that may run at a time: trial n is suggested from the rows 0 to n - lag."""
     startup: int
     """Finished trials before the sampler models them; random until then."""
+    warm_start: bool
+    """Whether a study starts from, and searches around, what smaller budgets found for its method."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allocation:
+    """Which of the planned cells are run."""
+
+    kind: Literal["grid", "adaptive"]
+    """``grid``: all. ``adaptive``: those around each method's optimum, as the rows of smaller budgets foretell it."""
+    drop_below: float
+    """A method goes on with one cell a budget where the probability that it is the best one is less than this."""
+    stop_below: float
+    """A study ends where more trials are expected to gain less than this times the noise between seeds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,8 +211,11 @@ class SweepSpec:
     evaluation: Evaluation
     limits: Limits
     search: Search
+    allocation: Allocation
     resources: Resources
     seed: int
+    seeds: int
+    """Trainings of each study's best hyperparameters, each with another seed."""
     expected: ExpectedLoss | None = None
     """What was foretold of a sweep that a recommendation wrote. It changes nothing that is tried or measured."""
 
@@ -255,13 +273,14 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def read_spec(source: str | Path) -> SweepSpec:
+def read_spec(source: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """The spec in a YAML text (it has a line break), in a preset by name, or in a file by path.
 
+    ``overrides`` change its fields, as ``search.lag=1`` (``sweeps/overrides.py``).
     Raises ``ValueError`` with one sentence that names the field, its value and the mend.
     """
     text, where = _text_of(source)
-    return _spec(border.checked(yaml12.load(text, where), where), where)
+    return _spec(border.checked(overridden(yaml12.load(text, where), overrides), where), where)
 
 
 def _resources(fields: border.ResourcesFields) -> Resources:
@@ -316,9 +335,16 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
         fixed=FixedHyperparameters(**fields.fixed.model_dump()),
         evaluation=Evaluation(**fields.evaluation.model_dump()),
         limits=Limits(**fields.limits.model_dump()),
-        search=Search(sampler=fields.search.sampler, lag=fields.search.lag, startup=fields.search.startup),
+        search=Search(
+            sampler=fields.search.sampler,
+            lag=fields.search.lag,
+            startup=fields.search.startup,
+            warm_start=fields.search.warm_start,
+        ),
+        allocation=Allocation(**fields.allocation.model_dump()),
         resources=_resources(fields.resources),
         seed=fields.seed,
+        seeds=fields.seeds,
         expected=ExpectedLoss(**fields.expected.model_dump()) if fields.expected else None,
     )
 

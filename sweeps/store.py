@@ -37,8 +37,9 @@ import pyarrow.parquet as pq
 
 from sweeps.columns import COLUMNS, CURVE_SCHEMA, SCHEMA, columns_markdown, from_row, to_curve, to_row
 from sweeps.compact import Compact, once, strings
+from sweeps.extension import obstacle
 from sweeps.remote import RemotePath, place
-from sweeps.spec import SweepSpec, first_difference, read_spec
+from sweeps.spec import SweepSpec, read_spec
 from trainer.trial import TrialResult, TrialSpec, TrialState
 
 if TYPE_CHECKING:
@@ -68,18 +69,22 @@ class Store:
 
     @classmethod
     def create(cls, root: Root | str, spec: SweepSpec, prepared: str) -> Store:
-        """The sweep's store, made where there is none, and taken up again where it holds the same sweep.
+        """The sweep's store, made where there is none, and taken up again where it holds the same sweep or a part.
 
-        ``prepared`` is the JSON of what the sweep works with; that of the first launch is kept once there are rows.
-        Raises ``StoreError`` where ``root`` holds another sweep, something else, or cannot be written.
+        ``prepared`` is the JSON of what the sweep works with; that of the first launch is kept once there are rows,
+        until the sweep is extended (``sweeps/extension.py``). Raises ``StoreError`` where ``root`` holds another sweep,
+        something else, or cannot be written.
         """
         store = cls(root)
+        is_new = True
         if store._has_sweep():
-            store._refuse_another(spec)
+            store.refuse_another(spec)
+            is_new = store.spec.hash != spec.hash
         else:
             store._refuse_other_files()
+        if is_new:
             store._write(store.root / "sweep.yaml", spec.to_yaml().encode())
-        if not store.trial_ids():
+        if is_new or not store.trial_ids():
             store._write(store.root / "prepared.json", prepared.encode())
         return store
 
@@ -289,9 +294,9 @@ class Store:
                 f"store {str(self.root)!r} is a folder with other files and no sweep.yaml: give another --store"
             )
 
-    def _refuse_another(self, spec: SweepSpec) -> None:
-        difference = first_difference(spec.identity(), self.spec.identity())
-        if difference:
+    def refuse_another(self, spec: SweepSpec) -> None:
+        """Raises ``StoreError`` where ``spec`` is neither the store's nor an extension of it."""
+        if difference := obstacle(self.spec, spec):
             field, ours, theirs = difference
             raise StoreError(
                 f"store {str(self.root)!r} holds another sweep: {field} is {ours!r} in this spec and {theirs!r} there; "

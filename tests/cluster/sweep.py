@@ -19,8 +19,9 @@ import pandas as pd
 from cluster.driver import announce, driving
 from cluster.local import local_ray
 from cluster.progress import SweepProgress
+from sweeps.agenda import Agenda
 from sweeps.plan import DataFacts, Study, plan, studies
-from sweeps.search import Agenda, Finished
+from sweeps.search import Finished
 from sweeps.spec import SweepSpec, read_spec
 from sweeps.store import Store
 from tests.cluster.fake import law, train

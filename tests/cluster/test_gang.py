@@ -10,7 +10,7 @@ import pytest
 
 from cluster.local import LocalRay, local_ray
 from cluster.nodes import alive, are_lost, leaving, machines, own_node, remove_leftovers
-from sweeps.search import Agenda
+from sweeps.agenda import Agenda
 from sweeps.store import Store
 from tests.cluster.head import CACHE
 from tests.cluster.real import drive_real, parts, spec_of

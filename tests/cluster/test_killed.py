@@ -25,8 +25,8 @@ REPOSITORY = Path(__file__).parents[2]
 class Driver:
     """``python -m tests.cluster.sweep`` in a process group of its own, as a terminal starts it."""
 
-    def __init__(self, root: Path, world: Path) -> None:
-        command = [sys.executable, "-m", "tests.cluster.sweep", str(root), str(world), SLOW]
+    def __init__(self, root: Path, world: Path, text: str = SLOW) -> None:
+        command = [sys.executable, "-m", "tests.cluster.sweep", str(root), str(world), text]
         self.process = subprocess.Popen(
             command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )

@@ -20,17 +20,15 @@ from trainer.ladder import SHAPES, gpt_neox, parameter_counts
 from trainer.trial import METHODS, Bias, Freeze, Full, Lora, method_from
 
 PLANS = Path(__file__).parent / "plans"
-PRESET_FACTS = {
-    "quickstart": DataFacts(num_train_pairs=62_000, tokens_per_pair=49.2, measured=True),
-    "smoke": DataFacts(num_train_pairs=62_000, tokens_per_pair=49.2, measured=True),
-    # PAQ's pairs, at the paper's mean length.
-    "pythia": DataFacts(num_train_pairs=53_000_000, tokens_per_pair=78, measured=False),
-}
+NANO_FACTS = DataFacts(num_train_pairs=62_000, tokens_per_pair=49.2, measured=True)
+# PAQ's pairs, at the paper's mean length.
+PAQ_FACTS = DataFacts(num_train_pairs=53_000_000, tokens_per_pair=78, measured=False)
 
 
 def shown(preset: str) -> str:
     """A preset's plan as text: one line a cell, in the order of running."""
-    made = plan(read_spec(preset), PRESET_FACTS[preset], SHAPES)
+    spec = read_spec(preset)
+    made = plan(spec, NANO_FACTS if spec.data.source == "nano" else PAQ_FACTS, SHAPES)
     lines = [
         f"{c.cell.words} | {c.num_trials} trials of {c.steps} steps, {c.tokens} tokens, {c.epochs:.3f} epochs"
         for c in made.cells
@@ -58,7 +56,7 @@ def test_the_plan_of_each_preset(preset: str) -> None:
 )
 def test_steps_of_full_fine_tuning(model: str, budget: int, steps: int) -> None:
     spec = replace(read_spec("pythia"), models=(model,), budgets_flops=(budget,))
-    [full] = [c for c in plan(spec, PRESET_FACTS["pythia"], SHAPES).cells if c.cell.method == Full()]
+    [full] = [c for c in plan(spec, PAQ_FACTS, SHAPES).cells if c.cell.method == Full()]
     assert full.steps == steps == budget // (6 * SHAPES[model].num_params_non_embedding * 78 * 1024)
 
 

@@ -7,14 +7,16 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sweeps.agenda import Agenda
 from sweeps.plan import Study
-from sweeps.search import Agenda, Finished, askable, suggest
+from sweeps.search import Finished, askable, suggest
 from sweeps.spec import Fixed, Range, Sampler, Space, read_spec
 from tests.sweeps.examples import SPEC, edited, studies_of
 from trainer.trial import TrialSpec, TrialState
@@ -39,16 +41,19 @@ def ended(spec: TrialSpec) -> Finished:
     return Finished(spec=spec, state=TrialState.COMPLETE, loss=loss_of(spec))
 
 
-def run_alone(studies: tuple[Study, ...]) -> list[TrialSpec]:
+Ending = Callable[[TrialSpec], Finished]
+
+
+def run_alone(studies: tuple[Study, ...], ending: Ending = ended) -> list[TrialSpec]:
     """One trial after the other, in the agenda's order."""
     agenda, specs = Agenda(studies), []
     while agenda.remaining:
         specs.append(agenda.trial(*next(agenda.ready())))
-        agenda.tell(ended(specs[-1]))
+        agenda.tell(ending(specs[-1]))
     return specs
 
 
-def run_wildly(studies: tuple[Study, ...], chance: random.Random) -> list[TrialSpec]:
+def run_wildly(studies: tuple[Study, ...], chance: random.Random, ending: Ending = ended) -> list[TrialSpec]:
     """Many at a time, ending in any order, with crashes that forget everything but the rows."""
     rows: list[Finished] = []
     agenda, running = Agenda(studies), {}
@@ -63,7 +68,7 @@ def run_wildly(studies: tuple[Study, ...], chance: random.Random) -> list[TrialS
                 agenda.tell(row)
             continue
         key = chance.choice(sorted(running))
-        rows.append(ended(running.pop(key)))
+        rows.append(ending(running.pop(key)))
         agenda.tell(rows[-1])
     return [row.spec for row in rows]
 

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sweeps.agenda import Agenda
 from sweeps.columns import CURVE_SCHEMA, SCHEMA, columns_markdown, to_row
-from sweeps.search import Agenda, Finished
+from sweeps.search import Finished
 from sweeps.spec import read_spec
 from sweeps.store import COLUMNS, Store, StoreError
 from tests.sweeps.examples import SPEC, edited, result_of, studies_of, trial_spec
