@@ -49,6 +49,9 @@ def test_other_rows_are_fitted_anew_and_take_the_place_of_the_old(tmp_path: Path
 
 
 def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
     assert saved_frontier(law_rows(parabola_law(), budgets=(4e10, 1.2e11)), tmp_path / "fits").methods
     assert not (tmp_path / "fits").exists()
