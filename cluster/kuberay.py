@@ -19,8 +19,7 @@ from rich.console import Console
 
 from cluster.answers import say
 from cluster.jobs import ATTEMPT, ENTRY, KEEPER, SPEC, STORE
-from cluster.local import access_token
-from cluster.onprem import HEALTH
+from cluster.local import HEALTH, access_token
 from cluster.order import Order, job_environment
 from cluster.share import SWEEP
 from sweeps.spec import Resources, SweepSpec

@@ -22,6 +22,14 @@ from pathlib import Path
 # Trials pass no large objects through Ray; its default takes 30 % of the memory.
 OBJECT_STORE_BYTES = 128 * 2**20
 
+HEALTH = {
+    # For the head of several machines: one that answers no more is given up after three times (period + timeout), about
+    # ten seconds; Ray's own settings take a minute. Where a head is so busy that it loses machines which live, give
+    # 2000, 5000 and 4.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -18,13 +18,6 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.placement import Machine
 
-HEAD_ENVIRONMENT = {
-    # A node that answers no more is given up after three times (period + timeout), about ten seconds; Ray's own
-    # settings take a minute. Where a head is so busy that it loses nodes which live, give 2000, 5000 and 4.
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
-}
 """What ``ray start --head`` needs in its environment, so that a lost node is noticed in about ten seconds."""
 
 NOTICE_SECONDS = 5.0

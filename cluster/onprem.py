@@ -16,17 +16,11 @@ from typing import Any
 
 import pydantic
 
-from cluster.local import OBJECT_STORE_BYTES
+from cluster.local import HEALTH, OBJECT_STORE_BYTES
 
 SSH_SECONDS = 30
 END_SECONDS = 40
 """That a machine's Ray has to drain; then it is killed."""
-HEALTH = {
-    # A lost machine is noticed in about ten seconds.
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
-}
 
 
 class _Fields(pydantic.BaseModel):

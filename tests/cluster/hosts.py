@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.local import ENVIRONMENT
-from cluster.nodes import HEAD_ENVIRONMENT
+from cluster.local import ENVIRONMENT, HEALTH
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -176,7 +175,7 @@ def several_hosts(num_workers: int = 2, *, num_cpus: int = 2, num_gpus: int = 0)
     environment = {
         **os.environ,
         **ENVIRONMENT,
-        **HEAD_ENVIRONMENT,
+        **HEALTH,
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_SECONDS),
         "PYTHONPATH": str(REPOSITORY),
