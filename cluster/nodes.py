@@ -18,8 +18,6 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.placement import Machine
 
-"""What ``ray start --head`` needs in its environment, so that a lost node is noticed in about ten seconds."""
-
 NOTICE_SECONDS = 5.0
 """A process of a node that was killed is missed at once, the node itself up to some seconds later."""
 _LOOK_SECONDS = 0.25
