@@ -141,8 +141,8 @@ def test_a_store_that_is_none_is_refused(ask, tmp_path: Path, verb: str) -> None
 
 def test_a_store_of_another_spec_is_refused_and_untouched(ask, store: Store, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     before = {path: path.read_bytes() for path in sorted(store.root.rglob("*")) if path.is_file()}
-    answer = ask("launch", write_spec(tmp_path, "trials: 3", "trials: 4"))
-    refused(answer, "holds another sweep", "trials", "another --store")
+    answer = ask("launch", write_spec(tmp_path, "batch_size: 8", "batch_size: 16"))
+    refused(answer, "holds another sweep", "batch_size", "another --store")
     assert {path: path.read_bytes() for path in sorted(store.root.rglob("*")) if path.is_file()} == before
 
 
@@ -218,7 +218,7 @@ def test_a_budget_that_is_none_is_refused(ask, store: Store, budget: str) -> Non
 
 
 def test_a_fault_of_ours_shows_its_traceback(ask, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    def broken(spec: str) -> None:
+    def broken(*_: object) -> None:
         int("not a number for a person to mend")
 
     monkeypatch.setattr("sweeps.spec.read_spec", broken)
