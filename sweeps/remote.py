@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 SCHEMES = ("s3", "gs", "gcs")
@@ -25,6 +26,8 @@ _ATTEMPTS = 12
 """Of a request that is answered by an error, or not at all, with growing pauses: about a minute in all."""
 _CONNECT_SECONDS, _ANSWER_SECONDS = 10.0, 60.0
 _PIECE_BYTES = 16 * 2**20
+_AGAIN_SECONDS, _PAUSE_SECONDS = 10.0, 0.2
+Result = TypeVar("Result")
 
 
 def is_remote(where: str | Path | RemotePath) -> bool:
@@ -108,9 +111,12 @@ class RemotePath:
         return sorted(info.path.removeprefix(f"{self._key}/") for info in self._listed(recursive=True) if info.is_file)
 
     def read_bytes(self) -> bytes:
-        with self._as_errors(), self._fs.open_input_stream(self._key) as stream:
-            content: bytes = stream.read()
-            return content
+        def read() -> bytes:
+            with self._as_errors(), self._fs.open_input_stream(self._key) as stream:
+                content: bytes = stream.read()
+                return content
+
+        return _tried(read)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
@@ -128,9 +134,13 @@ class RemotePath:
 
     def download(self, path: Path) -> None:
         """Write the object's content into a file."""
-        with self._as_errors(), self._fs.open_input_stream(self._key) as stream, path.open("wb") as file:
-            while piece := stream.read(_PIECE_BYTES):
-                file.write(piece)
+
+        def read() -> None:
+            with self._as_errors(), self._fs.open_input_stream(self._key) as stream, path.open("wb") as file:
+                while piece := stream.read(_PIECE_BYTES):
+                    file.write(piece)
+
+        _tried(read)
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Remove the object."""
@@ -177,6 +187,18 @@ class RemotePath:
                 raise
             refused = "ACCESS_DENIED" in str(error) or "HTTP status 403" in str(error)
             raise OSError(errno.EACCES if refused else errno.EIO, str(error), str(self)) from error
+
+
+def _tried(read: Callable[[], Result]) -> Result:
+    """What ``read`` gives. A connection that breaks within an answer is an error that the client does not try again."""
+    deadline = time.monotonic() + _AGAIN_SECONDS
+    while True:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno != errno.EIO or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _checked(uri: str) -> SplitResult:
