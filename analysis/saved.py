@@ -46,7 +46,8 @@ def saved_frontier(rows: pd.DataFrame, folder: Path) -> Frontier:
         for old in folder.glob(f"*{SUFFIX}"):
             if old != path:
                 old.unlink(missing_ok=True)
-    except PermissionError:
+    except OSError:
+        # Read-only, full or another's: then the next answer fits again, and nothing else is lost.
         return frontier
     return frontier
 
