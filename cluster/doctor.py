@@ -140,7 +140,9 @@ def _ask_by_job(client: Any, questions: Questions, target: RayAddress) -> Cluste
     answers = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
     if not answers:
         last = lines[-1] if lines else "it wrote nothing"
-        raise ValueError(f"the doctor's job {job_id} gave no answer ({last}): see its log in the dashboard")
+        raise ValueError(
+            f"the doctor's job {job_id} gave no answer ({last}): see its log in the dashboard, and whether `python` on the head's PATH has Ray"
+        )
     return ClusterFacts.from_json(answers[-1])
 
 

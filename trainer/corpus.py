@@ -41,7 +41,7 @@ SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "idlelib", "lib2to3", "site-packages", "test", "testing", "tests"}
     | {"_vendor", "thirdparty_files", "vendor", "vendored"}
 )
-OWN_PACKAGES = frozenset({"isoflop", "trainer", "sweeps", "cluster", "analysis"})
+OWN_PACKAGES = frozenset({"isoflop", "commands", "trainer", "sweeps", "cluster", "analysis"})
 """This project must not enter its own corpus: each commit would make a new one."""
 
 _FILES_PER_TASK = 64

@@ -59,7 +59,9 @@ def head(folder: Path, num_cpus: int = 2) -> Iterator[Head]:
         *("--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000"),
         *(f"--temp-dir={temporary}", f"--num-cpus={num_cpus}", "--dashboard-host=127.0.0.1"),
     ]
-    environment = {**os.environ, **ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token_file)}
+    # Jobs run the head's `python`, which on a real head is the one that Ray is installed in.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**os.environ, **ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token_file), "PATH": path}
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
     with (folder / "head.log").open("w") as log:
