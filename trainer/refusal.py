@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from types import FrameType
 
-_PACKAGES = ("isoflop", "__main__", "cluster", "sweeps", "analysis", "trainer")
+_PACKAGES = ("commands", "isoflop", "__main__", "cluster", "sweeps", "analysis", "trainer")
 
 
 def is_ours(error: ValueError) -> bool:
