@@ -165,7 +165,7 @@ def _groups(table: pa.Table, *names: str) -> tuple[list[tuple[Any, ...]], NDArra
     shape = tuple(len(column.dictionary) for column in columns)
     codes = np.zeros(len(table), dtype=np.int64)
     for column in columns:
-        codes = codes * len(column.dictionary) + np.from_dlpack(column.indices)
+        codes = codes * len(column.dictionary) + np.from_dlpack(column.indices).astype(np.int64)
     present, group = np.unique(codes, return_inverse=True)
     places = zip(*(axis.tolist() for axis in np.unravel_index(present, shape)), strict=True)
     values = [column.dictionary.to_pylist() for column in columns]
