@@ -5,6 +5,7 @@ Knows what a person types and reads, and calls the packages. Computes nothing it
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from cluster.answers import prepared_of, say
-from commands.terminal import StoreArgument, console, open_store
+from commands.terminal import JsonOption, OnOption, StoreArgument, console, open_store, print_json
 
 app = typer.Typer()
 
@@ -47,3 +48,43 @@ def export(
     assert result.metrics is not None
     which = "" if trial else ", the least of all trials with weights"
     say(console(), f"trial {result.spec.trial_id} with a loss of {result.metrics.loss:.4f}{which}: {out}")
+
+
+@app.command(no_args_is_help=True)
+def evaluate(
+    store: Annotated[
+        str | None, typer.Argument(metavar="STORE", help="A store's folder, or a sweep's name; with --prefetch, any.")
+    ] = None,
+    trial: Annotated[str, typer.Option("--trial", metavar="ID", help="One trial, by the start of its id.")] = "",
+    best: Annotated[bool, typer.Option("--best", help="The trial of least loss (the default).")] = False,
+    frontier: Annotated[bool, typer.Option("--frontier", help="The best of each budget and method.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every complete trial whose weights are kept.")] = False,
+    tasks: Annotated[
+        str, typer.Option(metavar="LIST", help="paper15, nano, or names of mteb's tasks, with commas between.")
+    ] = "",
+    prefetch: Annotated[
+        bool, typer.Option("--prefetch", help="Only fetch the tasks' data, to evaluate offline later.")
+    ] = False,
+    on: OnOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate trained models on mteb's tasks; scores go to the store, and what is there is not done again."""
+    from cluster import evaluation, score_tables
+
+    said = console(err=as_json)
+    opened = open_store(store) if store else None
+    names = evaluation.tasks_of(tasks, opened)
+    if prefetch:
+        return evaluation.prefetch(opened, names, said)
+    if opened is None:
+        raise ValueError("STORE is missing: give the store whose models are to be evaluated")
+    if bool(trial) + best + frontier + every > 1:
+        raise ValueError("--trial, --best, --frontier and --all are given together: give one of them")
+    found = evaluation.chosen(opened, trial, "all" if every else "frontier" if frontier else "best", said)
+    asked, is_whole = evaluation.evaluate_chosen(opened, found, names, said)
+    tables = evaluation.scores_asked(opened, asked)
+    if as_json:
+        print_json(score_tables.score_record(found.results, *tables))
+    else:
+        said.print(score_tables.score_table(found.results, *tables))
+    sys.exit(0 if is_whole else 1)
