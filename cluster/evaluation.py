@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,10 +19,13 @@ from cluster.view import preparing
 from sweeps.store import Store
 from sweeps.weights import Chosen, Which, choose_trials, find_trial
 from trainer.prepare import default_cache
+from trainer.refusal import is_ours
 from trainer.tasks import fetch, task_names
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from sweeps.spec import SweepSpec
 
 MOST_FAILURES = 5
 """Failures that are told one by one."""
@@ -30,11 +34,27 @@ _NAMED = 3
 RayOf = Callable[[], AbstractContextManager[object]]
 
 
-def tasks_of(given: str, store: Store | None) -> tuple[str, ...]:
+def tasks_of(given: str, spec: SweepSpec | None) -> tuple[str, ...]:
     """The tasks of ``--tasks``; where it is left out, nano for a sweep on nano data and the paper's fifteen else."""
     if not given:
-        return task_names(("nano",) if store is not None and store.spec.data.source == "nano" else ("paper15",))
+        return task_names(("nano",) if spec is not None and spec.data.source == "nano" else ("paper15",))
     return task_names([name.strip() for name in given.split(",") if name.strip()])
+
+
+def score_kept(store: Store, tasks: Sequence[str], console: Console, ray_of: RayOf) -> bool:
+    """Evaluate every trial whose weights are kept, at the end of a sweep; whether all of it has a score now.
+
+    What cannot be evaluated is said and costs no trial: every row is in the store before.
+    """
+    try:
+        kept = choose_trials(store, "all")
+        _, is_whole = evaluate_chosen(store, kept, task_names(tasks), default_cache(), console, ray_of)
+    except ValueError as error:
+        if not is_ours(error):
+            raise
+        say(console, f"no scores: {error}")
+        return False
+    return is_whole
 
 
 def chosen(store: Store, trial: str, which: Which, console: Console) -> Chosen:
@@ -50,29 +70,28 @@ def chosen(store: Store, trial: str, which: Which, console: Console) -> Chosen:
     return found
 
 
-def prefetch(store: Store | None, tasks: Sequence[str], console: Console) -> None:
+def prefetch(store: Store | None, tasks: Sequence[str], cache: Path, console: Console) -> None:
     """Bring what tasks need into the caches of this machine, so that all else runs with ``HF_HUB_OFFLINE=1``."""
     with preparing(console) as report:
         fetch(tasks, report)
         if store is not None:
-            question_of(store, (), tasks, default_cache(), report)
+            question_of(store, (), tasks, cache, report)
     say(console, f"{len(tasks)} tasks are in the cache: evaluate them with HF_HUB_OFFLINE=1")
 
 
 def evaluate_chosen(
-    store: Store, found: Chosen, tasks: Sequence[str], console: Console, *, ray_of: RayOf | None = None
+    store: Store, found: Chosen, tasks: Sequence[str], cache: Path, console: Console, ray_of: RayOf
 ) -> tuple[Question, bool]:
     """Evaluate what has no score yet; what was asked, and whether all of it has a score now.
 
-    ``ray_of`` connects to a Ray, by default one of this machine's own; nothing is started where nothing is missing.
+    ``ray_of`` connects to a Ray; nothing is started where nothing is missing.
     """
-    cache = default_cache()
     with preparing(console) as report:
         asked = question_of(store, found.results, tasks, cache, report)
     pieces = missing_work(store, asked, str(cache))
     if not pieces:
         return asked, True
-    with (ray_of or _own_ray)(), watching_scores(console) as show:
+    with ray_of(), watching_scores(console) as show:
         outcomes = evaluate_on_ray(store, pieces, asked.nano, show)
     failures = [outcome for outcome in outcomes if outcome.error]
     for failure in failures[:MOST_FAILURES]:
@@ -92,7 +111,8 @@ def scores_asked(store: Store, asked: Question) -> tuple[pd.DataFrame, pd.DataFr
     return ours, baselines[baselines["task"].isin(asked.tasks)]
 
 
-def _own_ray() -> AbstractContextManager[object]:
+def own_ray() -> AbstractContextManager[object]:
+    """A Ray on this machine, gone at the end."""
     from cluster.local import local_ray
 
     return local_ray(default_cache())

@@ -122,8 +122,7 @@ def score_record(results: Sequence[TrialResult], scores: pd.DataFrame, baselines
 
     def of(rows: pd.DataFrame, name: str) -> list[dict[str, Any]]:
         lines = rows[rows["trial_id"] == name][columns].astype(object)
-        records: list[dict[str, Any]] = lines.where(lines.notna(), None).to_dict("records")
-        return records
+        return [dict(zip(columns, line, strict=True)) for line in lines.where(lines.notna(), None).to_numpy().tolist()]
 
     return {
         "trials": [

@@ -8,12 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.answers import prepared_of, say
 from commands.terminal import JsonOption, OnOption, StoreArgument, console, open_store, print_json
+
+if TYPE_CHECKING:
+    from sweeps.weights import Which
 
 app = typer.Typer()
 
@@ -69,19 +72,30 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate trained models on mteb's tasks; scores go to the store, and what is there is not done again."""
-    from cluster import evaluation, score_tables
-
-    said = console(err=as_json)
-    opened = open_store(store) if store else None
-    names = evaluation.tasks_of(tasks, opened)
-    if prefetch:
-        return evaluation.prefetch(opened, names, said)
-    if opened is None:
-        raise ValueError("STORE is missing: give the store whose models are to be evaluated")
+    which: Which = "all" if every else "frontier" if frontier else "best"
     if bool(trial) + best + frontier + every > 1:
         raise ValueError("--trial, --best, --frontier and --all are given together: give one of them")
-    found = evaluation.chosen(opened, trial, "all" if every else "frontier" if frontier else "best", said)
-    asked, is_whole = evaluation.evaluate_chosen(opened, found, names, said)
+    if store is None and not (prefetch and on is None):
+        raise ValueError("STORE is missing: give the store whose models are to be evaluated")
+    from cluster import evaluation, score_tables
+    from trainer.prepare import default_cache
+
+    said = console(err=as_json)
+    if on is not None:
+        from cluster.evaluation_job import EvaluationOrder, evaluate_on
+
+        if as_json:
+            raise ValueError("--json and --on are given: leave one out, the scores are in the store either way")
+        place = str(open_store(store).root) if on == "auto" else store
+        order = EvaluationOrder(store=place, trial=trial, which=which, tasks=tasks, prefetch=prefetch)
+        sys.exit(evaluate_on(on, order, said))
+    opened = open_store(store) if store else None
+    names = evaluation.tasks_of(tasks, opened.spec if opened else None)
+    if prefetch:
+        return evaluation.prefetch(opened, names, default_cache(), said)
+    assert opened is not None
+    found = evaluation.chosen(opened, trial, which, said)
+    asked, is_whole = evaluation.evaluate_chosen(opened, found, names, default_cache(), said, evaluation.own_ray)
     tables = evaluation.scores_asked(opened, asked)
     if as_json:
         print_json(score_tables.score_record(found.results, *tables))

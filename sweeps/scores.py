@@ -49,7 +49,7 @@ def read_scores(store: Store, shelf: Shelf = "scores") -> pd.DataFrame:
     """One line for each trial and task that has a score, by both names, with the columns of ``SCORE_SCHEMA``."""
     names = sorted(_names(store, shelf))
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda name: store.get(shelf, *name, SCORE_SCHEMA), names))
+        tables = list(pool.map(lambda name: store.get(shelf, name[0], name[1], SCORE_SCHEMA), names))
     rows: pd.DataFrame = pa.concat_tables([SCORE_SCHEMA.empty_table(), *tables]).to_pandas()
     return rows
 

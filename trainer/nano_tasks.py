@@ -165,9 +165,9 @@ class NanoRelatedness(_OfRows, AbsTaskSTS):  # type: ignore[misc]  # mteb is not
         elsewhere = _neighbours(rows, lambda row: "", apart=lambda row: row.package)
         graded = [
             (row, other, grade)
-            for row, *others in list(zip(rows, in_module, in_package, elsewhere, strict=True))
-            if all(others)
-            for grade, other in ((3, row), *zip((2, 1, 0), others, strict=True))
+            for row, *others in zip(rows, in_module, in_package, elsewhere, strict=True)
+            for grade, other in zip((3, 2, 1, 0), (row, *others), strict=True)
+            if other and all(others)
         ][: 4 * NUM_GRADED_ANCHORS]
         return DatasetDict(
             {

@@ -137,6 +137,11 @@ def prepare(source: DataSource, models: Sequence[str], *, max_length: int, cache
     return prepared
 
 
+def cache_of(prepared: Prepared) -> Path:
+    """The cache that these were prepared in."""
+    return Path(next(iter(prepared.models.values())).tokens).parent.parent
+
+
 def is_there(prepared: Prepared) -> bool:
     """Whether the models and tokens that ``prepare`` named are still where it left them."""
     return all(Path(folder).is_dir() for model in prepared.models.values() for folder in (model.path, model.tokens))
