@@ -1,4 +1,4 @@
-"""An evaluation as a Ray job: sent to a cluster from here, and carried out there (``python -m cluster.evaluation_job``).
+"""An evaluation as a Ray job: sent to a cluster from here, carried out there by ``python -m cluster.evaluation_job``.
 
 Knows the file that carries what is asked for, and what a job needs around it. Never knows how a task is evaluated.
 """

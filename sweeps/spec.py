@@ -223,7 +223,7 @@ class SweepSpec:
 
     @property
     def hash(self) -> str:
-        """16 hex digits over all that decides what is tried and measured: not ``resources``, ``tasks``, ``expected``."""
+        """16 hex digits over what decides what is tried and measured; not ``resources``, ``tasks``, ``expected``."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class ExportedEncoder(AbsEncoder):  # type: ignore[misc]  # mteb is not followed
 
     def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any) -> NDArray[np.float32]:
         """(texts, D) unit embeddings of the texts in a loader of batches."""
-        texts = [text for batch in inputs for text in batch["text"]]
+        # Public data sets have empty texts, and a batch of nothing else would have no tokens: they are read as a blank.
+        texts = [text or " " for batch in inputs for text in batch["text"]]
         encode = {PromptType.query: self.model.encode_query, PromptType.document: self.model.encode_document}.get(
             prompt_type, self.model.encode
         )
