@@ -56,29 +56,32 @@ def aggregates(scores: pd.DataFrame) -> dict[str, Aggregate]:
 def aggregate(scores: NDArray[np.float64], kinds: NDArray[np.str_]) -> Aggregate:
     """Of one model's scores, (tasks,), whose types of task are ``kinds``, (tasks,); at least one.
 
-    Intervals are percentiles of a bootstrap over tasks (Efron 1979), seeded. For the mean of categories the tasks are
-    drawn from all together, and the categories that a draw has no task of are not in its mean.
+    Intervals are percentiles of a bootstrap over tasks (Efron 1979), seeded. For the mean of categories it has two
+    stages: categories are drawn, and of each the tasks.
     """
     names = sorted(set(kinds.tolist()))
-    draws = np.random.default_rng(0).integers(0, len(scores), (NUM_DRAWS, len(scores)))
-    drawn, drawn_kinds = scores[draws], kinds[draws]
-    means = np.full((NUM_DRAWS, len(names)), np.nan)
-    for column, name in enumerate(names):
-        own = drawn_kinds == name
-        counts = own.sum(axis=1)
-        np.divide((drawn * own).sum(axis=1), counts, out=means[:, column], where=counts > 0)
-    categories = {}
-    for name in names:
-        own_scores = scores[kinds == name]
-        size = len(own_scores)
-        own_draws = own_scores[np.random.default_rng(0).integers(0, size, (NUM_DRAWS, size))]
-        categories[name] = _average(float(own_scores.mean()), own_draws.mean(axis=1), size)
+    rng = np.random.default_rng(0)
+    of_names = [scores[kinds == name] for name in names]
+    categories = {
+        name: _average(float(own.mean()), _means(own, rng, 1)[:, 0], len(own))
+        for name, own in zip(names, of_names, strict=True)
+    }
+    stages = np.stack([_means(own, rng, len(names)) for own in of_names])
+    places = rng.integers(0, len(names), (NUM_DRAWS, len(names)))
+    drawn = np.take_along_axis(stages, places[None], axis=0)[0]
     of_categories = float(np.mean([average.value for average in categories.values()]))
     return Aggregate(
-        mean=_average(float(scores.mean()), drawn.mean(axis=1), len(scores)),
+        mean=_average(float(scores.mean()), _means(scores, rng, 1)[:, 0], len(scores)),
         categories=categories,
-        mean_of_categories=_average(of_categories, np.nanmean(means, axis=1), len(scores)),
+        mean_of_categories=_average(of_categories, drawn.mean(axis=1), len(scores)),
     )
+
+
+def _means(scores: NDArray[np.float64], rng: np.random.Generator, num_columns: int) -> NDArray[np.float64]:
+    """Means of draws of all these tasks, (NUM_DRAWS, num_columns)."""
+    places = rng.integers(0, len(scores), (NUM_DRAWS, num_columns, len(scores)))
+    means: NDArray[np.float64] = scores[places].mean(axis=2)
+    return means
 
 
 def _average(value: float, draws: NDArray[np.float64], num_tasks: int) -> Average:

@@ -80,26 +80,38 @@ def score_table(results: Sequence[TrialResult], scores: pd.DataFrame, baselines:
     column = "task_type" if by_type else "task"
     columns = sorted(scores[column].unique())
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("budget", "model", "method", "loss", *columns, "mean", "mean of types"):
+    # Where each type has one task, the two means are one.
+    means = ("mean", "mean of types") if scores["task_type"].nunique() < scores["task"].nunique() else ("mean",)
+    for heading in ("budget", "model", "method", "loss", *columns, *means):
         table.add_column(heading, justify="left" if heading in ("model", "method") else "right", overflow="fold")
     for result in results:
         spec, metrics = result.spec, result.metrics
         assert metrics is not None
-        cells = _cells(scores[scores["trial_id"] == spec.trial_id], column, columns, found.get(spec.trial_id))
-        table.add_row(format_flops(spec.budget_flops), spec.model, spec.method.label, f"{metrics.loss:.4f}", *cells)
+        own = scores[scores["trial_id"] == spec.trial_id]
+        table.add_row(
+            format_flops(spec.budget_flops),
+            spec.model,
+            spec.method.label,
+            f"{metrics.loss:.4f}",
+            *_by(column, own, columns),
+            *_means(found.get(spec.trial_id))[: len(means)],
+        )
     for name, rows in baselines.groupby("trial_id", sort=True):
-        cells = _cells(rows, column, columns, of_baselines.get(str(name)))
         # A mean over fewer tasks than the models' is no measure of them.
         whole = rows["task"].nunique() == scores["task"].nunique()
-        table.add_row("", str(name), "word matching", "", *(cells if whole else [*cells[:-2], "-", "-"]))
+        averages = _means(of_baselines.get(str(name)) if whole else None)[: len(means)]
+        table.add_row("", str(name), "word matching", "", *_by(column, rows, columns), *averages)
     notes = "Means are of main metrics, with 90 % intervals over tasks: how far other tasks like these would move them."
     return Group(table, Text(), Text(notes))
 
 
-def _cells(rows: pd.DataFrame, column: str, columns: Sequence[str], found: Aggregate | None) -> list[str]:
-    means = rows.groupby(column)["score"].mean()
-    cells = [_number(means.get(name)) for name in columns]
-    return [*cells, _average(found.mean), _average(found.mean_of_categories)] if found else [*cells, "-", "-"]
+def _by(column: str, rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    scores = rows.groupby(column)["score"].mean()
+    return [_number(scores.get(name)) for name in names]
+
+
+def _means(found: Aggregate | None) -> list[str]:
+    return [_average(found.mean), _average(found.mean_of_categories)] if found else ["-", "-"]
 
 
 def _average(average: Average) -> str:

@@ -22,12 +22,13 @@ BM25, TFIDF = BASELINES
 MAX_WORDS = 2**14
 """Most frequent words of the training texts that TF-IDF counts: its embeddings are dense for mteb."""
 
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
+_WORD = re.compile(r"\d+|[^\W\d_]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def words(text: str) -> list[str]:
     """The words of a text, in lower case."""
-    return [word.lower() for word in _WORD.findall(text)]
+    return [word.lower() for run in _WORD.findall(text) for word in _CAMEL.split(run)]
 
 
 class Bm25:

@@ -48,7 +48,12 @@ def test_one_task_has_no_interval() -> None:
 def test_the_mean_of_categories_moves_with_the_tasks_of_each() -> None:
     found = aggregate(SCORES, KINDS).mean_of_categories
     assert found.low is not None and found.high is not None
-    assert 0.3 <= found.low < found.value < found.high <= 0.8
+    assert 0.2 <= found.low < found.value < found.high <= 0.8
+    # With one task of each, it is the plain mean in every respect.
+    alone = aggregate(SCORES, np.array(list("abcdef")))
+    assert alone.mean_of_categories.value == pytest.approx(alone.mean.value)
+    assert alone.mean_of_categories.low == pytest.approx(alone.mean.low, abs=0.01)
+    assert alone.mean_of_categories.high == pytest.approx(alone.mean.high, abs=0.01)
 
 
 def test_trials_are_told_apart_and_what_has_no_score_is_left_out() -> None:
