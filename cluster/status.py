@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from sweeps.plan import Plan
 from sweeps.store import Store
 from trainer.trial import TrialState
 
-FACTS = ("trial_id", "budget_flops", "method", "state", "booked_flops", "loss", "model", "error")
+FACTS = ("trial_id", "budget_flops", "method", "method_kind", "state", "booked_flops", "loss", "model", "error")
 """What the counts need of a row."""
 
 
@@ -99,8 +100,8 @@ def read_status(store: Store, plan: Plan) -> SweepStatus:
     table, broken = store.read_table(FACTS, strict=False)
     trials: Counter[tuple[float, str]] = Counter()
     for planned in plan.cells:
-        trials[planned.cell.budget_flops, planned.cell.method.label] += planned.num_trials
-    sums = _Sums(table)
+        trials[planned.cell.budget_flops, planned.cell.label] += planned.num_trials
+    sums = _Sums(table, trials.keys())
     groups = tuple(
         GroupStatus(
             budget_flops=int(budget),
@@ -131,14 +132,17 @@ def read_status(store: Store, plan: Plan) -> SweepStatus:
 class _Sums:
     """One pass over the rows, by budget and method."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, planned: Collection[tuple[float, str]]) -> None:
         self.states: defaultdict[tuple[float, str], Counter[TrialState]] = defaultdict(Counter)
         self.spent_flops: Counter[tuple[float, str]] = Counter()
         self.best: dict[tuple[float, str], tuple[float, str]] = {}
-        keys = ["budget_flops", "method", "state", "model"]
+        keys = ["budget_flops", "method", "method_kind", "state", "model"]
         sums = table.group_by(keys).aggregate([("trial_id", "count"), ("booked_flops", "sum"), ("loss", "min")])
         for row in sums.to_pylist():
             key, state = (row["budget_flops"], row["method"]), TrialState(row["state"])
+            if key not in planned:
+                # Studies that search what the label says go by the kind.
+                key = (row["budget_flops"], row["method_kind"])
             self.states[key][state] += row["trial_id_count"]
             self.spent_flops[key] += row["booked_flops_sum"]
             if state is TrialState.COMPLETE:
