@@ -18,6 +18,7 @@ from analysis.choice_figures import Served, draw_exponents, draw_lifetime, draw_
 from analysis.conventions import Reading, readings
 from analysis.drawing import Drawing
 from analysis.expectation import ExpectedLoss
+from analysis.experiment_figures import CAPTIONS, draw_experiments
 from analysis.explore import Explorer, explore
 from analysis.figures import draw_curves, draw_frontier, draw_profiles
 from analysis.fit import Interval
@@ -104,6 +105,7 @@ def write_report(
         context=context,
         answer=None if recommendation is None else _answer(recommendation),
         kept=[] if context.expected is None else _kept_sentences(context.expected, found.kept),
+        experiments=CAPTIONS,
         order=order_sentence(frontier),
         rankings=ranking_table(frontier),
         laws=law_table(frontier),
@@ -208,8 +210,10 @@ def _drawings(
         for one in found.foretold
     ]
     served = context.served
+    shapes = () if served is None else served.shapes
     return {
         "expected": draw_comparisons(found.kept, "What was foretold of this sweep, and what it measured"),
+        **draw_experiments(rows, {shape.name: shape.pretraining_learning_rate for shape in shapes}),
         "frontier": draw_frontier(frontier, recommendation),
         "regions": draw_regions(frontier),
         "profiles": draw_profiles(frontier),

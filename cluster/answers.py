@@ -109,6 +109,7 @@ def prepared_of(store: Store) -> Prepared:
 def agenda_of(store: Store) -> Agenda:
     """Which trials a store's sweep asks for, as far as its rows decide it."""
     from sweeps.agenda import Agenda
+    from sweeps.columns import checked_losses
     from sweeps.plan import studies
     from sweeps.search import Finished
     from trainer.trial import TrialSpec, TrialState
@@ -124,8 +125,13 @@ def agenda_of(store: Store) -> Agenda:
         )
     )
     table, _ = store.read_table(strict=False)
-    for row in table.select(["spec", "state", "loss"]).to_pylist():
-        ended = Finished(spec=TrialSpec.from_json(row["spec"]), state=TrialState(row["state"]), loss=row["loss"])
+    for row in table.select(["spec", "state", "loss", "checked"]).to_pylist():
+        ended = Finished(
+            spec=TrialSpec.from_json(row["spec"]),
+            state=TrialState(row["state"]),
+            loss=row["loss"],
+            checked=checked_losses(row["checked"]),
+        )
         # What is left of another plan is for a launch to refuse, not for those who only look.
         if not agenda.problem(ended.spec):
             agenda.tell(ended)

@@ -70,7 +70,7 @@ def plan_record(name: str, plan: Plan, cost: Cost | None = None) -> dict[str, An
             {
                 "budget_flops": planned.cell.budget_flops,
                 "model": planned.cell.model,
-                "method": planned.cell.method.label,
+                "method": planned.cell.label,
                 "num_trials": planned.num_trials,
                 "num_params_non_embedding": planned.counts.non_embedding,
                 "tokens": planned.tokens,
@@ -85,7 +85,7 @@ def plan_record(name: str, plan: Plan, cost: Cost | None = None) -> dict[str, An
             {
                 "budget_flops": out.cell.budget_flops,
                 "model": out.cell.model,
-                "method": out.cell.method.label,
+                "method": out.cell.label,
                 "reason": out.reason,
             }
             for out in plan.left_out
@@ -244,7 +244,7 @@ def _plan_table(cells: Iterable[PlannedCell]) -> Table:
         table.add_row(
             format_flops(planned.cell.budget_flops),
             planned.cell.model,
-            planned.cell.method.label,
+            planned.cell.label,
             f"{planned.counts.non_embedding:,}",
             f"{planned.tokens:,}",
             f"{planned.steps:,}",
@@ -270,7 +270,7 @@ def _cost_table(plan: Plan, cost: Cost) -> Table:
 def _left_out_table(left_out: Iterable[LeftOut]) -> Table:
     table = _table("", "budget", "model", "method", "why")
     for out in left_out:
-        table.add_row(format_flops(out.cell.budget_flops), out.cell.model, out.cell.method.label, out.reason)
+        table.add_row(format_flops(out.cell.budget_flops), out.cell.model, out.cell.label, out.reason)
     return table
 
 
