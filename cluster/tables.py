@@ -19,6 +19,7 @@ from cluster.status import SweepStatus
 from cluster.view import duration
 from sweeps.cost import Cost
 from sweeps.plan import LeftOut, Plan, PlannedCell
+from sweeps.reproduction import Reproduction
 from trainer.data import DataManifest, Origin, SideStatistics
 from trainer.prepare import Prepared
 from trainer.trial import TrialState, format_flops
@@ -227,6 +228,20 @@ def time_words(live: Live) -> str:
     return f"{duration(live.seconds)} gone, {words}; {len(live.running)} trials run"
 
 
+def reproduction_view(found: Reproduction) -> RenderableType:
+    """Every compared quantity, in the row and again."""
+    table = _table("", "quantity", "in the row", "again", "difference")
+    for line in found.lines:
+        far = "" if line.difference is None else "none" if line.is_same else f"{line.difference:.1e}"
+        table.add_row(line.name, _short(line.recorded), _short(line.again), far)
+    return Group(table, Text(""))
+
+
+def _short(value: object) -> str:
+    """A value in full, but for a hash."""
+    return "none" if value is None else str(value)[:20]
+
+
 def _driver_words(status: SweepStatus) -> str:
     if status.driver:
         who = status.driver
@@ -289,7 +304,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Table:
 def _table(title: str, *headings: str) -> Table:
     """A plain table, words on the left and numbers on the right."""
     table = Table(title=title or None, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
-    words = {"model", "method", "why", "side", "source", "trial"}
+    words = {"model", "method", "why", "side", "source", "trial", "quantity"}
     for heading in headings:
         table.add_column(heading, justify="left" if heading in words else "right", no_wrap=heading != "why")
     return table

@@ -5,14 +5,15 @@ Knows what a person types and reads, and calls the packages. Computes nothing it
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from cluster.answers import prepared_of, say
-from commands.terminal import StoreArgument, console, open_store
+from cluster.answers import prepared_of, say, tell
+from commands.terminal import JsonOption, StoreArgument, console, open_store, print_json
 
 app = typer.Typer()
 
@@ -47,3 +48,29 @@ def export(
     assert result.metrics is not None
     which = "" if trial else ", the least of all trials with weights"
     say(console(), f"trial {result.spec.trial_id} with a loss of {result.metrics.loss:.4f}{which}: {out}")
+
+
+@app.command(no_args_is_help=True)
+def reproduce(
+    store: StoreArgument,
+    trial: Annotated[str, typer.Option("--trial", metavar="ID", help="The trial, by the start of its id.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recorded trial again from its row, and say whether the same comes out; exit status 1 where not."""
+    from cluster.reproduce import reproduce as reproduce_trial
+    from cluster.view import training
+    from sweeps.reproduction import Verdict
+    from sweeps.weights import find_id
+
+    opened = open_store(store)
+    trial_id = find_id(opened, trial)
+    with training(console(err=as_json), opened.read_trial(trial_id)) as report:
+        found = reproduce_trial(opened, trial_id, report)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        from cluster.tables import reproduction_view
+
+        console().print(reproduction_view(found))
+        tell(console(), found.sentences())
+    sys.exit(1 if found.verdict is Verdict.DIFFERENT else 0)
