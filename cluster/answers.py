@@ -199,6 +199,38 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     return write_report(folder, rows, curves, frontier, recommendation, context)
 
 
+def card_of(store: Store, *, latex: bool) -> str:
+    """A store's reproducibility sheet, in Markdown or LaTeX."""
+    from cluster import tables
+    from sweeps.card import CardFacts, ModelFacts, card
+
+    spec, prepared, rows = store.spec, prepared_of(store), store.read_trials()
+    recorded, unrecorded = store.trial_ids(), store.read_unrecorded()
+    known = CardFacts(
+        spec=spec,
+        plan=plan_of(spec, prepared),
+        rows=rows,
+        data=tuple(tables.data_facts(prepared)),
+        sources=tables.source_facts(prepared.manifest),
+        packages=prepared.manifest.versions,
+        models=tuple(
+            ModelFacts(
+                name=model.name,
+                revision=model.revision,
+                num_layers=model.shape.num_layers,
+                width=model.shape.width,
+                num_params_non_embedding=model.shape.num_params_non_embedding,
+                num_params_embedding=model.shape.num_params_embedding,
+            )
+            for model in prepared.models.values()
+        ),
+        decisions=tuple(agenda_of(store).sentences()),
+        unrecorded_seconds=sum(seconds for trial_id, seconds in unrecorded.items() if trial_id not in recorded),
+        scores=_scores(store),
+    )
+    return card(known, latex=latex)
+
+
 def _scores(store: Store) -> pd.DataFrame | None:
     """Scores by trial and task: the ``score`` of each ``scores/<trial_id>/<task>.parquet``; ``None`` without any."""
     import pandas as pd

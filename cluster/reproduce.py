@@ -31,8 +31,9 @@ def reproduce(store: Store, trial_id: str, report: Callable[[CurvePoint], None])
     recorded = store.read_trial(trial_id)
     if recorded.state not in ENDED:
         raise ValueError(f"trial {trial_id} ended {recorded.state.value}: choose one that is COMPLETE or DIVERGED")
-    points = store.read_curve(trial_id).itertuples(index=False)
-    recorded = replace(recorded, curve=tuple(CurvePoint(**point._asdict()) for point in points))
+    points = store.read_curve(trial_id).to_dict("records")
+    curve = tuple(CurvePoint(**{str(name): value for name, value in point.items()}) for point in points)
+    recorded = replace(recorded, curve=curve)
     model = inputs_of(store, recorded)
     _check_device(recorded.placement, trial_id)
     from trainer.export import weights_hash  # loads torch

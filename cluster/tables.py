@@ -17,6 +17,7 @@ from rich.text import Text
 from cluster.live import Live
 from cluster.status import SweepStatus
 from cluster.view import duration
+from sweeps import document
 from sweeps.cost import Cost
 from sweeps.plan import LeftOut, Plan, PlannedCell
 from sweeps.reproduction import Reproduction
@@ -165,6 +166,24 @@ def _origins_table(manifest: DataManifest) -> Table:
             facts.content[:16],
         )
     return table
+
+
+def source_facts(manifest: DataManifest) -> document.Table:
+    """A line for each source: what it gave, and the hash of its texts."""
+    splits = list(manifest.num_pairs)
+    lines = tuple(
+        (
+            _origin_words(facts.origin),
+            facts.origin.split,
+            facts.content[:16],
+            str(facts.origin.weight or ""),
+            *(f"{facts.num_pairs[split]:,}" for split in splits),
+            f"{sum(facts.dropped.values()):,}",
+        )
+        for facts in manifest.origins
+    )
+    return document.Table(headings=("source", "read split", "content", "weight", *splits, "left out"), lines=lines,
+                          num_words=3)  # fmt: skip
 
 
 def _origin_words(origin: Origin) -> str:
