@@ -67,7 +67,6 @@ class CardFacts:
 
 def card(known: CardFacts, *, latex: bool = False) -> str:
     """The sheet in Markdown, or in LaTeX."""
-    is_scored = known.scores is not None and not known.scores.empty
     sections = (
         _sweep(known),
         _data(known),
@@ -80,7 +79,7 @@ def card(known: CardFacts, *, latex: bool = False) -> str:
         _left_out(known),
         card_rows.compute(known.rows, known.unrecorded_seconds),
         card_rows.software(known.rows),
-        *([card_rows.scored(known.scores)] if is_scored else []),
+        *([] if known.scores is None else [card_rows.scored(known.scores)]),
         _commands(known),
     )
     write = to_latex if latex else to_markdown

@@ -33,7 +33,8 @@ _PLACEMENT = (
 def trials(rows: pd.DataFrame) -> Section:
     """Trials by budget, method and ending."""
     lines = []
-    for (budget, method), own in rows.groupby(["budget_flops", "method"], sort=True):
+    for _, own in rows.groupby(["budget_flops", "method"], sort=True):
+        budget, method = own["budget_flops"].iloc[0], own["method"].iloc[0]
         counts = Counter(own["state"])
         lines.append((format_flops(budget), str(method), *(str(counts[state]) for state in _STATES), str(len(own))))
     every = Counter(rows["state"])

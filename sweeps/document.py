@@ -103,7 +103,10 @@ def _plain(text: str) -> str:
 def _latex_block(block: Block) -> str:
     match block:
         case Table():
-            columns = "l" * block.num_words + "r" * (len(block.headings) - block.num_words)
+            num_numbers = len(block.headings) - block.num_words
+            # Where all is words, the last column is the one with sentences.
+            columns = "l" * block.num_words + "r" * num_numbers
+            columns = columns if num_numbers else f"{columns[:-1]}p{{0.6\\linewidth}}"
             body = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in (block.headings, *block.lines)]
             rows = [r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
             return "\n".join([r"{\small\setlength{\tabcolsep}{4pt}", f"\\begin{{longtable}}{{{columns}}}", *rows,
