@@ -8,12 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.answers import prepared_of, say, tell
-from commands.terminal import JsonOption, StoreArgument, console, open_store, print_json
+from cluster.answers import prepared_of, say
+from commands.terminal import JsonOption, OnOption, StoreArgument, console, open_store, print_json
+
+if TYPE_CHECKING:
+    from sweeps.weights import Which
 
 app = typer.Typer()
 
@@ -51,26 +54,51 @@ def export(
 
 
 @app.command(no_args_is_help=True)
-def reproduce(
-    store: StoreArgument,
-    trial: Annotated[str, typer.Option("--trial", metavar="ID", help="The trial, by the start of its id.")],
+def evaluate(
+    store: Annotated[
+        str | None, typer.Argument(metavar="STORE", help="A store's folder, or a sweep's name; with --prefetch, any.")
+    ] = None,
+    trial: Annotated[str, typer.Option("--trial", metavar="ID", help="One trial, by the start of its id.")] = "",
+    best: Annotated[bool, typer.Option("--best", help="The trial of least loss (the default).")] = False,
+    frontier: Annotated[bool, typer.Option("--frontier", help="The best of each budget and method.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every complete trial whose weights are kept.")] = False,
+    tasks: Annotated[
+        str, typer.Option(metavar="LIST", help="paper15, nano, or names of mteb's tasks, with commas between.")
+    ] = "",
+    prefetch: Annotated[
+        bool, typer.Option("--prefetch", help="Only fetch the tasks' data, to evaluate offline later.")
+    ] = False,
+    on: OnOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recorded trial again from its row, and say whether the same comes out; exit status 1 where not."""
-    from cluster.reproduce import reproduce as reproduce_trial
-    from cluster.view import training
-    from sweeps.reproduction import Verdict
-    from sweeps.weights import find_id
+    """Evaluate trained models on mteb's tasks; scores go to the store, and what is there is not done again."""
+    which: Which = "all" if every else "frontier" if frontier else "best"
+    if bool(trial) + best + frontier + every > 1:
+        raise ValueError("--trial, --best, --frontier and --all are given together: give one of them")
+    if store is None and not (prefetch and on is None):
+        raise ValueError("STORE is missing: give the store whose models are to be evaluated")
+    from cluster import evaluation, score_tables
+    from trainer.prepare import default_cache
 
-    opened = open_store(store)
-    trial_id = find_id(opened, trial)
-    with training(console(err=as_json), opened.read_trial(trial_id)) as report:
-        found = reproduce_trial(opened, trial_id, report)
+    said = console(err=as_json)
+    if on is not None:
+        from cluster.evaluation_job import EvaluationOrder, evaluate_on
+
+        if as_json:
+            raise ValueError("--json and --on are given: leave one out, the scores are in the store either way")
+        place = str(open_store(store).root) if on == "auto" else store
+        order = EvaluationOrder(store=place, trial=trial, which=which, tasks=tasks, prefetch=prefetch)
+        sys.exit(evaluate_on(on, order, said))
+    opened = open_store(store) if store else None
+    names = evaluation.tasks_of(tasks, opened.spec if opened else None)
+    if prefetch:
+        return evaluation.prefetch(opened, names, default_cache(), said)
+    assert opened is not None
+    found = evaluation.chosen(opened, trial, which, said)
+    asked, is_whole = evaluation.evaluate_chosen(opened, found, names, default_cache(), said, evaluation.own_ray)
+    tables = evaluation.scores_asked(opened, asked)
     if as_json:
-        print_json(found.to_dict())
+        print_json(score_tables.score_record(found.results, *tables))
     else:
-        from cluster.tables import reproduction_view
-
-        console().print(reproduction_view(found))
-        tell(console(), found.sentences())
-    sys.exit(1 if found.verdict is Verdict.DIFFERENT else 0)
+        said.print(score_tables.score_table(found.results, *tables))
+    sys.exit(0 if is_whole else 1)
