@@ -20,7 +20,7 @@ from scipy.stats import norm, rankdata
 
 from analysis import wording
 from analysis.fit import LEVEL, FloatArray, Interval, percentile_interval
-from analysis.link_curves import Exponentials, Steps, fit_exponentials, fit_steps, residual_draws
+from analysis.link_curves import Exponentials, Numbers, Steps, fit_exponentials, fit_steps, residual_draws
 from analysis.link_groups import Stability, stability
 from trainer.trial import TrialState
 
@@ -176,7 +176,8 @@ def with_means(scores: pd.DataFrame) -> pd.DataFrame:
         return scored
     means = [wide.mean(axis=1).rename("score").reset_index().assign(task=MEAN)]
     kinds = dict(zip(scored["task"], scored.get("task_type", pd.Series(dtype=object)), strict=False))
-    if len(set(kinds.values())) > 1:
+    # With one task in each category the two means are the same.
+    if 1 < len(set(kinds.values())) < len(kinds):
         by_kind = wide.T.groupby(wide.columns.map(kinds)).mean().T
         means.append(by_kind.mean(axis=1).rename("score").reset_index().assign(task=CATEGORY_MEAN))
     return pd.concat([scored, *means], ignore_index=True)
@@ -185,9 +186,10 @@ def with_means(scores: pd.DataFrame) -> pd.DataFrame:
 def _link(task: str, joined: pd.DataFrame) -> Link:
     points = joined[[*JOINED, "score"]].sort_values(["loss", "trial_id"], ignore_index=True)
     losses, scores = (points[name].to_numpy(dtype=np.float64) for name in ("loss", "score"))
-    cells = points.groupby(["budget_flops", "model", "method"], sort=False).ngroup().to_numpy(dtype=np.float64)
+    cells = points.groupby(["budget_flops", "model", "method"], sort=False).ngroup().to_numpy()
     num_cells = len(np.unique(cells))
-    curves, scatter = (), math.nan
+    curves: tuple[Curve, ...] = ()
+    scatter = math.nan
     if num_cells >= MIN_TRIALS and np.ptp(losses) > 0:
         curves, scatter = _curves(losses, scores, cells)
     return Link(
@@ -202,7 +204,7 @@ def _link(task: str, joined: pd.DataFrame) -> Link:
     )
 
 
-def _curves(losses: FloatArray, scores: FloatArray, cells: FloatArray) -> tuple[tuple[Curve, ...], float]:
+def _curves(losses: FloatArray, scores: FloatArray, cells: Numbers) -> tuple[tuple[Curve, ...], float]:
     """Both curves, the one that answers first, and the scatter about it."""
     smooth, steps = fit_exponentials(losses, scores[None]), fit_steps(losses, scores[None])
     residuals = scores - smooth.at(losses)[0]
@@ -232,7 +234,7 @@ def _curves(losses: FloatArray, scores: FloatArray, cells: FloatArray) -> tuple[
     return curves, float(np.sqrt((off**2).sum() / max(1, len(scores) - 3)))
 
 
-def _unseen(losses: FloatArray, scores: FloatArray, cells: FloatArray, name: str) -> float:
+def _unseen(losses: FloatArray, scores: FloatArray, cells: Numbers, name: str) -> float:
     """Sum of squared errors on each cell's trials by the curve through all the others."""
     fit = fit_exponentials if name == "power-exponential" else fit_steps
     total = 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import isotonic_regression
 
 from analysis.fit import FloatArray
@@ -17,6 +18,8 @@ RATES = (0.05, 8.0)
 """Smallest and largest rate times the range of the losses: from next to a straight line to a decay that is over before
 half of the range. A faster one would be a spike at the lowest loss alone."""
 _NUM_RATES = 60
+
+Numbers = npt.NDArray[np.int64]
 HIGHEST = 1.0
 """No main metric is above it."""
 
@@ -97,14 +100,12 @@ class Steps:
 def fit_steps(losses: FloatArray, scores: FloatArray) -> Steps:
     """The least-squares falling step function through each draw (isotonic regression): (n,) and (num_draws, n)."""
     distinct, place, counts = np.unique(losses, return_inverse=True, return_counts=True)
-    means = np.zeros((len(scores), len(distinct)))
-    np.add.at(means, (slice(None), place), scores)
-    means /= counts
+    means = scores @ (np.eye(len(distinct))[place] / counts)
     values = [isotonic_regression(row, weights=counts, increasing=False).x for row in means]
     return Steps(losses=distinct, values=np.stack(values))
 
 
-def residual_draws(residuals: FloatArray, groups: FloatArray, dof: int, num_draws: int, seed: int) -> FloatArray:
+def residual_draws(residuals: FloatArray, groups: Numbers, dof: int, num_draws: int, seed: int) -> FloatArray:
     """Draws of what lies about a curve: (num_draws, n), normal, with the spread itself drawn as uncertain.
 
     ``residuals`` (n,) are those of a fit that left ``dof`` degrees of freedom; ``groups`` (n,) number the cells, whose
@@ -114,11 +115,11 @@ def residual_draws(residuals: FloatArray, groups: FloatArray, dof: int, num_draw
     random = np.random.default_rng(seed)
     shared, own = _components(residuals, groups)
     scale = np.sqrt(len(residuals) / random.chisquare(dof, (num_draws, 1)))
-    cells = random.standard_normal((num_draws, int(groups.max()) + 1))[:, groups.astype(int)]
+    cells = random.standard_normal((num_draws, int(groups.max()) + 1))[:, groups]
     return np.asarray(scale * (shared * cells + own * random.standard_normal((num_draws, len(residuals)))))
 
 
-def _components(residuals: FloatArray, groups: FloatArray) -> tuple[float, float]:
+def _components(residuals: FloatArray, groups: Numbers) -> tuple[float, float]:
     """Standard deviations between and within groups that together make the residuals' mean square."""
     total = float((residuals**2).mean())
     _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from analysis.expected_score import ExpectedScore
     from analysis.frontier import Frontier
     from analysis.lifetime import Service
     from analysis.recommend import Recommendation
@@ -236,6 +237,21 @@ def _scores(store: Store) -> pd.DataFrame | None:
 
     scores = read_scores(store)
     return None if scores.empty else scores
+
+
+def foretold_score(
+    store: Store, rows: pd.DataFrame, frontier: Frontier, answer: Recommendation
+) -> tuple[ExpectedScore | None, tuple[str, ...]]:
+    """The score to expect of a recommendation, and the words for it or for why there is none; no words where the store
+    has no scores."""
+    from analysis.expected_score import foretell_score
+    from analysis.link import fit_links
+
+    scores = _scores(store)
+    if scores is None:
+        return None, ()
+    found, why = foretell_score(fit_links(rows, scores), frontier, answer)
+    return found, (why,) if found is None else found.sentences()
 
 
 def fits_of(store: Store) -> Path:

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+from analysis.expected_score import expected_score
 from analysis.link import CATEGORY_MEAN, MEAN, Link, fit_links, link_of, with_means
 from analysis.link_curves import fit_exponentials, fit_steps, residual_draws
+from analysis.link_figure import draw_links
 
 FLOOR, HEIGHT, RATE = 0.1, 0.6, 1.0
 
@@ -96,7 +98,7 @@ def test_nine_of_ten_intervals_hold_the_true_score(num: int, noise: float) -> No
         rows, scores = made_up(num, noise=noise, seed=seed)
         losses, values = rows["loss"].to_numpy(), scores["score"].to_numpy()
         fit = fit_exponentials(losses, values[None])
-        around = residual_draws(values - fit.at(losses)[0], np.arange(float(num)), num - 3, 300, seed)
+        around = residual_draws(values - fit.at(losses)[0], np.arange(num), num - 3, 300, seed)
         draws = fit_exponentials(losses, fit.at(losses) + around).at(at)
         low, high = np.quantile(draws, [0.05, 0.95], axis=0)
         held += (low <= truth(at)) & (truth(at) <= high)
@@ -218,3 +220,59 @@ def test_the_mean_comes_first_and_speaks_for_all() -> None:
     assert link_of(links) is links[0]
     assert link_of(fit_links(rows, first)) is not None, "an only task speaks for itself"
     assert link_of(()) is None
+
+
+def test_the_expected_score_holds_what_the_loss_leaves_open() -> None:
+    link = the_link(*made_up(24))
+    exact = expected_score(link, 3.2)
+    random = np.random.default_rng(1)
+    loose = expected_score(link, 3.2, 3.2 + 0.1 * random.standard_normal(500))
+    assert exact.score == loose.score == pytest.approx(truth(np.array([3.2]))[0], abs=0.01)
+    # The loss moves by .1, the curve falls by .3 a nat there: a spread of .03 beside that of the curve alone.
+    slope = HEIGHT * np.exp(-RATE * 0.7)
+    assert np.diff(loose.interval.to_list())[0] == pytest.approx(2 * 1.645 * 0.1 * slope, rel=0.2)
+    assert np.diff(exact.interval.to_list())[0] < 0.015
+    assert "the loss taken as known" in exact.sentences()[0] and "taken as known" not in loose.sentences()[0]
+
+
+def test_beyond_the_measured_losses_it_is_an_extrapolation_and_said() -> None:
+    rows, scores = made_up(40)
+    cliff = np.where(rows["loss"] < 3.5, 0.8, 0.2) + 0.005 * np.random.default_rng(0).standard_normal(40)
+    link = the_link(rows, scores.assign(score=cliff))
+    inside, outside = expected_score(link, 3.0), expected_score(link, 5.0)
+    assert inside.curve == "isotonic" and not inside.is_outside and len(inside.sentences()) == 1
+    assert outside.curve == "power-exponential" and "outside the scored ones" in outside.sentences()[1]
+
+
+def test_of_a_weak_link_the_answer_warns() -> None:
+    said = expected_score(the_link(*made_up(24, noise=2.0, seed=1)), 3.0).sentences()
+    assert said[-1].startswith("WARNING: the link from loss to score is weak: ")
+
+
+def test_nine_of_ten_expected_scores_hold_where_the_loss_is_uncertain_too() -> None:
+    """The true loss is 3.2; what is foretold of it is off by what its draws say."""
+    held = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed + 1000)
+        foretold = 3.2 + 0.15 * random.standard_normal()
+        draws = foretold + 0.15 * random.standard_normal(400)
+        within = expected_score(the_link(*made_up(12, noise=0.02, seed=seed)), foretold, draws).interval
+        held += within.low <= truth(np.array([3.2]))[0] <= within.high
+    assert 80 <= held <= 99
+
+
+def test_the_figure_has_every_trial_both_curves_and_the_expectation() -> None:
+    rows, first = made_up(12, task="zebra")
+    links = fit_links(rows, pd.concat([first, first.assign(task="ant", score=first["score"] / 2)]))
+    expected = expected_score(links[0], 2.2, np.array([2.1, 2.3]))
+    drawing = draw_links(links, expected)
+    assert drawing is not None
+    data = drawing.data
+    assert data.groupby(["task", "kind"]).size().to_dict() == {
+        **{(task, "trial"): 12 for task in (MEAN, "ant", "zebra")},
+        **{(task, name): 80 for task in (MEAN, "ant", "zebra") for name in ("power-exponential", "isotonic")},
+        (MEAN, "expected"): 1,
+    }
+    curve = data[data["kind"] == "power-exponential"]
+    assert ((curve["low"] <= curve["score"] + 1e-9) & (curve["score"] <= curve["high"] + 1e-9)).all()
+    assert draw_links(()) is None
