@@ -7,7 +7,7 @@ options. What a function needs is imported when it runs, so that a plan does not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -229,6 +229,19 @@ def card_of(store: Store, *, latex: bool) -> str:
         scores=_scores(store),
     )
     return card(known, latex=latex)
+
+
+def score_table_of(name: str, open_store: Callable[[str], Store]) -> pd.DataFrame:
+    """The scores in a table of this path, or of a store's trials. Raises ``ValueError`` for a store without scores."""
+    if "://" not in name and Path(name).suffix:
+        from analysis.rows import read_table
+
+        return read_table(Path(name))
+    store = open_store(name)
+    scores = _scores(store)
+    if scores is None:
+        raise ValueError(f"store {name!r} has no scores: make some with 'isoflop evaluate {name} --all'")
+    return scores
 
 
 def _scores(store: Store) -> pd.DataFrame | None:

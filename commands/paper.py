@@ -1,4 +1,4 @@
-"""What a paper needs of a sweep, from the command line: a sheet that says all of it, and a trial trained again.
+"""What a paper needs, from the command line: a sheet that says all of a sweep, a trial trained again, tasks chosen.
 
 Knows what a person types and reads, and calls the packages. Computes nothing itself.
 """
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.answers import card_of, say, tell
+from cluster.answers import card_of, say, score_table_of, tell
 from commands.terminal import JsonOption, StoreArgument, console, open_store, print_json
 
 app = typer.Typer()
@@ -60,3 +60,31 @@ def reproduce(
         console().print(reproduction_view(found))
         tell(console(), found.sentences())
     sys.exit(1 if found.verdict is Verdict.DIFFERENT else 0)
+
+
+@app.command(no_args_is_help=True)
+def tasks(
+    table: Annotated[
+        str,
+        typer.Argument(metavar="TABLE|STORE", help="A CSV or Parquet file of many models' scores, or a scored store."),
+    ],
+    k: Annotated[int, typer.Option("-k", metavar="K", help="How many tasks to choose.")] = 5,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="COL", help="A column that is no task, such as an average; repeatable."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the few evaluation tasks that best foretell the average over all, and say how stable the choice is."""
+    from dataclasses import replace
+
+    from analysis.score_table import models_by_tasks
+    from analysis.subset import choose_tasks
+
+    scores, notes = models_by_tasks(score_table_of(table, open_store), without or ())
+    found = choose_tasks(scores, k)
+    found = replace(found, notes=(*notes, *found.notes))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        tell(console(), found.sentences())
