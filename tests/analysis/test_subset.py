@@ -16,16 +16,16 @@ import isoflop
 from analysis.score_table import models_by_tasks
 from analysis.subset import by_correlation, by_lasso, choose_tasks, correlation
 
-FACTORS = 3
+FACTORS, NUM_OF_EACH = 3, 8
 
 
 def made_up(num_models: int = 60, *, noise: float = 0.05, seed: int = 0) -> pd.DataFrame:
-    """Three abilities; of each, four tasks that show it, of which the first (``a0``, ``b0``, ``c0``) shows it best."""
+    """Three abilities; of each, eight tasks that show it, of which the first (``a0``, ``b0``, ``c0``) shows it best."""
     random = np.random.default_rng(seed)
     ability = random.standard_normal((num_models, FACTORS))
     columns = {}
     for factor, name in enumerate("abc"):
-        for number in range(4):
+        for number in range(NUM_OF_EACH):
             own = noise * (0.2 if number == 0 else 3.0) * random.standard_normal(num_models)
             columns[f"{name}{number}"] = 0.5 + 0.1 * (ability[:, factor] + own)
     return pd.DataFrame(columns, index=[f"model-{n}" for n in range(num_models)])
@@ -91,8 +91,8 @@ def test_few_models_are_said() -> None:
     assert "8 models are few for choosing 5 tasks" in found.notes[0]
     with pytest.raises(ValueError, match="4 models"):
         choose_tasks(made_up(4), 2)
-    with pytest.raises(ValueError, match="-k is 12 of 12 tasks"):
-        choose_tasks(made_up(), 12)
+    with pytest.raises(ValueError, match="-k is 24 of 24 tasks"):
+        choose_tasks(made_up(), 24)
 
 
 def test_long_and_wide_are_the_same_table() -> None:
@@ -110,7 +110,7 @@ def test_gaps_are_left_out_and_told() -> None:
     table["rare"] = [None] * 7 + [0.5, 0.6, 0.7]
     table["flat"] = 1.0
     found, notes = models_by_tasks(table)
-    assert found.shape == (9, 12)
+    assert found.shape == (9, 24)
     assert [note.split(",")[0] for note in notes] == ["Left out", "1 of 10 models are left out", "Left out"]
     assert "rare" in notes[0] and "flat" in notes[2]
 
@@ -143,10 +143,10 @@ def test_the_command_reads_a_leaderboard(
     file = str(tmp_path / "leaderboard.csv")
     status, out, _ = ask(file, "-k", "3", "--without", "Average", "--json")
     found = json.loads(out)
-    assert (status, found["num_tasks"], found["num_models"]) == (0, 12, 20)
+    assert (status, found["num_tasks"], found["num_models"]) == (0, 24, 20)
     assert "Average" not in found["subsets"][0]["how_often"]
     status, out, _ = ask(file, "-k", "3", "--without", "Average")
-    assert status == 0 and out.startswith("3 of 12 tasks, by the scores of 20 models.")
+    assert status == 0 and out.startswith("3 of 24 tasks, by the scores of 20 models.")
     status, out, err = ask(file, "--without", "average")
     assert status == 2 and "--without is 'average'" in err
     assert ask(str(tmp_path / "nothing.csv"))[0] == 2
