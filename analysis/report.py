@@ -24,7 +24,7 @@ from analysis.figures import draw_curves, draw_frontier, draw_profiles
 from analysis.fit import Interval
 from analysis.frontier import Frontier
 from analysis.law_figures import Comparison, draw_comparisons, draw_noise, draw_residuals, draw_surface
-from analysis.link import Link, fit_links
+from analysis.link import Link, fit_links, link_of
 from analysis.link_figure import draw_links
 from analysis.page import write_json, write_page
 from analysis.recommend import MAX_EXTRAPOLATION, Recommendation, describe
@@ -104,6 +104,7 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = _find(rows, frontier, recommendation, context)
+    speaks = link_of(found.links)
     explorer: Explorer | None = explore(rows, found.readings) if found.readings else None
     path = write_page(
         folder,
@@ -126,6 +127,7 @@ def write_report(
         foretold=[one.sentence for one in found.foretold],
         links=[link.sentence for link in found.links],
         link_groups=link_table(found.links),
+        link_task="" if speaks is None else speaks.task,
         expected_score=_score_sentences(found),
         notes=frontier.notes,
         counts=state_counts(rows),

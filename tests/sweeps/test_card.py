@@ -8,11 +8,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from cluster.answers import card_of
 from sweeps.document import Code, Section, Table, to_latex, to_markdown
+from sweeps.score_row import ScoreRow
+from sweeps.scores import write_score
 from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.cluster.sweep import SPEC, filled_store, make_world
@@ -81,11 +82,23 @@ def test_seconds_of_trials_without_a_row_are_told(store: Store) -> None:
 def test_scores_are_in_it_where_there_are_any(store: Store) -> None:
     first, second, *_ = sorted(store.trial_ids())
     for trial_id, score in ((first, 0.25), (second, 0.5)):
-        folder = store.root / "scores" / trial_id
-        folder.mkdir(parents=True)  # type: ignore[union-attr]
-        pd.DataFrame([{"score": score}]).to_parquet(folder / "NanoTask.parquet")
+        row = ScoreRow(
+            trial_id=trial_id,
+            task="NanoTask",
+            task_type="Retrieval",
+            score=score,
+            main_metric="ndcg_at_10",
+            metrics="{}",
+            dataset_revision="abc",
+            mteb_version="2.26",
+            weights_hash="w",
+            seconds=1.0,
+            finished_at="2026-11-22T10:00:00+00:00",
+        )
+        write_score(store, row)
     [line] = cells_of(card_of(store, latex=False), "Evaluation scores")
-    assert line[0] == "NanoTask" and line[-3:-1] == ["2", "0.5000"] and line[-1] == second.replace("_", "\\_")
+    plain = ["NanoTask", "Retrieval", "ndcg\\_at\\_10", "abc", "2.26", "2", "0.5000", second.replace("_", "\\_")]
+    assert line == plain
 
 
 def test_an_empty_store_has_a_sheet(store: Store) -> None:
