@@ -101,9 +101,11 @@ def expected_score(link: Link, loss: float, draws: FloatArray | None = None) -> 
     """
     low, high = link.losses
     curve = link.curves[0] if low <= loss <= high else _smooth(link)
-    known = draws is not None and len(draws) > 0
-    # Independent of the curve's draws: these come in no order that the others share.
-    losses = np.random.default_rng(0).choice(draws, NUM_DRAWS) if known else np.full(NUM_DRAWS, loss)
+    if has_draws := draws is not None and len(draws) > 0:
+        # Independent of the curve's draws: these come in no order that the others share.
+        losses = np.random.default_rng(0).choice(draws, NUM_DRAWS)
+    else:
+        losses = np.full(NUM_DRAWS, loss)
     return ExpectedScore(
         task=link.task,
         loss=loss,
@@ -112,7 +114,7 @@ def expected_score(link: Link, loss: float, draws: FloatArray | None = None) -> 
         scatter=link.scatter if math.isfinite(link.scatter) else 0.0,
         curve=curve.name,
         measured_losses=link.losses,
-        has_loss_draws=known,
+        has_loss_draws=has_draws,
         weaknesses=link.weaknesses,
     )
 

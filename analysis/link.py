@@ -98,7 +98,7 @@ class Link:
     def weaknesses(self) -> tuple[str, ...]:
         """Why this link is a poor guide, in words; empty where it is not."""
         if not self.curves:
-            return (f"{len(self.points)} scored trials with {self.num_cells} cells are too few for a curve",)
+            return (_too_few(len(self.points), self.num_cells),)
         assert self.rank is not None
         found = []
         if self.num_cells < FEW_CELLS:
@@ -186,7 +186,7 @@ def with_means(scores: pd.DataFrame) -> pd.DataFrame:
 def _link(task: str, joined: pd.DataFrame) -> Link:
     points = joined[[*JOINED, "score"]].sort_values(["loss", "trial_id"], ignore_index=True)
     losses, scores = (points[name].to_numpy(dtype=np.float64) for name in ("loss", "score"))
-    cells = points.groupby(["budget_flops", "model", "method"], sort=False).ngroup().to_numpy()
+    cells = points.groupby(["budget_flops", "model", "method"], sort=False).ngroup().to_numpy(dtype=np.int64)
     num_cells = len(np.unique(cells))
     curves: tuple[Curve, ...] = ()
     scatter = math.nan
@@ -255,6 +255,14 @@ def _correlation(x: FloatArray, y: FloatArray, num_cells: int, *, ranks: bool) -
     # A perfect correlation of few has no finite z.
     z = math.atanh(float(np.clip(value, -1 + 1e-12, 1 - 1e-12)))
     return Correlation(value=value, interval=Interval(low=math.tanh(z - reach), high=math.tanh(z + reach)))
+
+
+def _too_few(num_trials: int, num_cells: int) -> str:
+    if num_trials == 1:
+        return "1 scored trial is too few for a curve"
+    if num_cells >= MIN_TRIALS:
+        return "all scored trials have the same loss"
+    return f"{num_trials} scored trials in {num_cells} cells are too few for a curve"
 
 
 def _said(found: Correlation) -> str:

@@ -64,13 +64,14 @@ def _draw_link(panel: Axes, link: Link, colours: Mapping[str, str], expected: Ex
         panel.scatter(own["loss"], own["score"], color=colours[str(method)], s=18, zorder=3)
     low, high = link.losses
     spare = _SPARE * (high - low or 1.0)
-    ends = [low - spare, high + spare]
+    ends = low - spare, high + spare
     if expected is not None:
-        ends = [min(ends[0], expected.loss - spare), max(ends[1], expected.loss + spare)]
+        ends = min(ends[0], expected.loss - spare), max(ends[1], expected.loss + spare)
     tables = [points.assign(kind="trial")]
     for place, curve in enumerate(link.curves):
         # Beyond the measured losses the isotonic curve says nothing.
-        grid = np.linspace(*(link.losses if curve.name == "isotonic" else ends), _NUM_POINTS)
+        first, last = link.losses if curve.name == "isotonic" else ends
+        grid = np.linspace(first, last, _NUM_POINTS)
         tables.append(_draw_curve(panel, curve, grid, answers=place == 0))
     if expected is not None:
         within = expected.interval
@@ -96,7 +97,7 @@ def _draw_curve(panel: Axes, curve: Curve, grid: np.ndarray, *, answers: bool) -
 
 def _settle(panel: Axes, scores: np.ndarray, expected: ExpectedScore | None) -> None:
     """Limits from what was measured: a band that runs away at an end must not flatten the rest."""
-    seen = scores if expected is None else np.append(scores, expected.interval.to_list())
+    seen = scores if expected is None else np.append(scores, [expected.interval.low, expected.interval.high])
     spare = 0.25 * (float(np.ptp(seen)) or 0.1)
     panel.set_ylim(float(seen.min()) - spare, float(seen.max()) + spare)
 

@@ -48,6 +48,7 @@ def models_by_tasks(table: pd.DataFrame, without: Sequence[str] = ()) -> tuple[p
 
 def _from_long(table: pd.DataFrame) -> pd.DataFrame:
     model, task, score = (_one_of(table, names) for names in (MODELS, TASKS, SCORE))
+    assert task is not None, "without one the table is read as wide"
     if model is None or score is None:
         missing = f"model ({', '.join(MODELS)})" if model is None else f"score ({', '.join(SCORE)})"
         raise ValueError(f"the table has a column {task!r} and none of the {missing}: name one so")

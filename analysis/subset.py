@@ -197,7 +197,7 @@ def correlation(x: FloatArray, y: FloatArray) -> float:
 
 def _standardised(values: FloatArray) -> FloatArray:
     spread = values.std(axis=0)
-    return (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return np.asarray((values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0))
 
 
 def _samples(values: FloatArray, seed: int) -> list[tuple[Chosen, Chosen]]:
@@ -238,10 +238,10 @@ def _subset(
             )
         )
     mean, prediction, at_random = (_unseen(column) for column in zip(*judged, strict=True)) if judged else (None,) * 3
-    order = sorted(np.flatnonzero(counts), key=lambda task: (-counts[task], tasks[task]))
+    order = sorted(np.flatnonzero(counts).tolist(), key=lambda task: (-counts[task], tasks[task]))
     return Subset(
         way=way,
-        tasks=tuple(tasks[task] for task in chosen),
+        tasks=tuple(tasks[task] for task in chosen.tolist()),
         correlation=correlation(values[:, chosen].mean(axis=1), target),
         correlation_with_others=correlation(values[:, chosen].mean(axis=1), others.mean(axis=1)),
         unseen_mean=mean,

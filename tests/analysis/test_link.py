@@ -157,13 +157,13 @@ def test_few_cells_are_called_weak_and_one_trial_has_no_link() -> None:
     assert few.curves and any("only 5 cells" in why for why in few.weaknesses)
     alone = the_link(rows.head(1), scores.head(1))
     assert alone.curves == () and alone.rank is None
-    assert alone.sentence == "t: no link, since 1 scored trials with 1 cells are too few for a curve."
+    assert alone.sentence == "t: no link, since 1 scored trial is too few for a curve."
     assert fit_links(rows.head(0), scores) == ()
 
 
 def test_equal_losses_or_equal_scores_are_no_crash() -> None:
     rows, scores = made_up(10)
-    assert the_link(rows.assign(loss=3.0), scores).curves == ()
+    assert the_link(rows.assign(loss=3.0), scores).sentence == "t: no link, since all scored trials have the same loss."
     flat = the_link(rows, scores.assign(score=0.5))
     assert flat.is_weak and flat.curves[0].at(np.array([3.0]))[0] == pytest.approx(0.5)
 
