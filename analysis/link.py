@@ -186,7 +186,8 @@ def with_means(scores: pd.DataFrame) -> pd.DataFrame:
 def _link(task: str, joined: pd.DataFrame) -> Link:
     points = joined[[*JOINED, "score"]].sort_values(["loss", "trial_id"], ignore_index=True)
     losses, scores = (points[name].to_numpy(dtype=np.float64) for name in ("loss", "score"))
-    cells = points.groupby(["budget_flops", "model", "method"], sort=False).ngroup().to_numpy(dtype=np.int64)
+    numbers = points.groupby(["budget_flops", "model", "method"], sort=False).ngroup()
+    cells: Numbers = np.array(numbers, dtype=np.int64)
     num_cells = len(np.unique(cells))
     curves: tuple[Curve, ...] = ()
     scatter = math.nan
