@@ -199,10 +199,10 @@ def _read(origin: Origin, negatives: bool, report: Report) -> Reading:
             versions=corpus.versions(),
         )
     if sources.is_file(origin.source):
-        rows = sources.read_file(sources.existing(origin.source), negatives=negatives)
+        rows = sources.read_files(sources.existing(origin.source), columns=origin.columns, negatives=negatives)
     else:
         report(f"loading {origin.source}", 0, 0)
-        rows = sources.read_hub(origin.source, origin.name, origin.split, negatives=negatives)
+        rows = sources.read_hub(origin.source, origin.name, origin.split, columns=origin.columns, negatives=negatives)
     pairs = (Pair(row.query, row.positive, normalised(row.query), row.negatives) for row in rows)
     return Reading(origin=origin, pairs=pairs, split_rule="by query")
 
@@ -228,9 +228,11 @@ def _origin_key(origin: Origin, cache: Path) -> str:
     """Identity of what one source would give: the installed packages, a file's content, or a Hub data set's name."""
     if origin.source == NANO:
         return corpus.fingerprint(_packages(origin))
+    columns = list(origin.columns)
     if sources.is_file(origin.source):
-        return hash_files([sources.existing(origin.source)], cache / "hashes")
-    return slug(json.dumps([origin.source, origin.name, origin.split]))
+        content = hash_files(sources.existing(origin.source), cache / "hashes")
+        return slug(json.dumps([content, columns])) if columns else content
+    return slug(json.dumps([origin.source, origin.name, origin.split, *columns]))
 
 
 def _packages(origin: Origin) -> tuple[str, ...]:
