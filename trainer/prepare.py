@@ -161,6 +161,39 @@ def find(source: DataSource, models: Sequence[str], *, max_length: int, cache: P
     return Prepared(manifest=manifest, statistics=statistics[0], models=prepared)
 
 
+def prepare_pairs(source: DataSource, cache: Path, report: Report) -> tuple[DataManifest, Path]:
+    """The pairs alone, and the folder of their splits. Raises ``ValueError`` as ``prepare``."""
+    return _prepare_data(source, cache, report), _data_folder(source, cache)
+
+
+def prepare_tokenizers(
+    source: DataSource, models: Sequence[str], cache: Path, report: Report
+) -> dict[str, tuple[str, ...]]:
+    """The models of each tokenizer, by the folder it is loaded from; no weights are loaded or trained.
+
+    Raises ``ValueError`` as ``prepare``.
+    """
+    from trainer.models import download_tokenizer, load_tokenizer
+
+    own = [name for name in models if name in NANO_MODELS]
+    if own:
+        _prepare_nano(_nano_source(source), (), cache, report)
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for name in models:
+        local = Path(name)
+        if name in NANO_MODELS:
+            manifest = _find_manifest(_nano_source(source), cache)
+            assert manifest is not None, "the nano corpus was prepared a moment ago"
+            folder = _world_folder(manifest, cache) / nano.TOKENIZER
+        else:
+            report(f"loading the tokenizer of {name}", 0, 0)
+            folder = local.resolve() if local.is_dir() else download_tokenizer(name)
+        identity = slug(load_tokenizer(name, folder).to_str())
+        where, names = found.get(identity, (str(folder), ()))
+        found[identity] = (where, (*names, name))
+    return dict(found.values())
+
+
 def _prepare_data(source: DataSource, cache: Path, report: Report) -> DataManifest:
     folder = _data_folder(source, cache)
     with _artefact(folder, report):
