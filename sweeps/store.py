@@ -9,6 +9,7 @@ The folder is a path, or a place on object storage (``sweeps/remote.py``), where
     checkpoints/<trial_id>/          what an unfinished trial goes on from
     tensorboard/<trial_id>/          the curve for TensorBoard, while the trial runs (``cluster/trackers.py``)
     weights/<trial_id>/              what a trial has trained, where the spec keeps it (``sweeps/weights.py``)
+    scores/<trial_id>/<task>.parquet evaluations of a trial with kept weights (``sweeps/scores.py``)
     unrecorded.json                  device seconds of trials that have no row yet, for the caps on a sweep
     compact/*.parquet                copies of many rows in few files: only for speed (``sweeps/compact.py``)
 
@@ -211,6 +212,18 @@ class Store:
         """Raises ``StoreError`` where there is no room or no permission."""
         self._write(self.root / "unrecorded.json", json.dumps(dict(device_seconds)).encode())
 
+    def put(self, shelf: str, trial_id: str, name: str, table: pa.Table) -> None:
+        """Keep a table beside a trial's row, as ``<shelf>/<trial_id>/<name>.parquet``.
+
+        Raises ``StoreError`` where there is no room or no permission.
+        """
+        self._write(self.root / shelf / _safe(trial_id) / f"{_safe(name)}.parquet", _parquet(table))
+
+    def get(self, shelf: str, trial_id: str, name: str, schema: pa.Schema) -> pa.Table:
+        """What ``put`` kept. Raises ``StoreError`` where it is missing, broken, or has other columns than these."""
+        path = self.root / shelf / _safe(trial_id) / f"{_safe(name)}.parquet"
+        return _read_table(path, schema, again="delete this file and ask for it again; nothing else is lost")
+
     def checkpoints(self, trial_id: str) -> Root:
         """The folder for a trial's checkpoints; it need not exist."""
         return self.root / "checkpoints" / _safe(trial_id)
@@ -369,8 +382,10 @@ def _parquet(table: pa.Table) -> bytes:
     return content
 
 
-def _read_table(path: Root, schema: pa.Schema) -> pa.Table:
-    again = "delete this file and its trial is run again; nothing else is lost"
+_AGAIN = "delete this file and its trial is run again; nothing else is lost"
+
+
+def _read_table(path: Root, schema: pa.Schema, again: str = _AGAIN) -> pa.Table:
     try:
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except FileNotFoundError as error:
@@ -387,15 +402,14 @@ def _read_table(path: Root, schema: pa.Schema) -> pa.Table:
 
 def _read_row(path: Root) -> pa.Table:
     table = _read_table(path, SCHEMA)
-    again = "delete this file and its trial is run again; nothing else is lost"
     if len(table) != 1:
-        raise StoreError(f"{path} has {len(table)} rows instead of one: {again}")
+        raise StoreError(f"{path} has {len(table)} rows instead of one: {_AGAIN}")
     try:
         trial_id = TrialSpec.from_json(table["spec"][0].as_py()).trial_id
     except ValueError as error:
-        raise StoreError(f"{path} holds a trial spec that cannot be read: {again}") from error
+        raise StoreError(f"{path} holds a trial spec that cannot be read: {_AGAIN}") from error
     if not trial_id == table["trial_id"][0].as_py() == path.stem:
-        raise StoreError(f"{path} holds another trial, {trial_id}: {again}")
+        raise StoreError(f"{path} holds another trial, {trial_id}: {_AGAIN}")
     return table
 
 

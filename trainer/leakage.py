@@ -179,7 +179,7 @@ def _leak(seen_in: str, held_out: str, side: str, texts: Sequence[str], found: S
     evidence = [
         Evidence(
             held_out=texts[place],
-            seen=found[int(each[:, place].argmax())].nearest[side].get(place + part.start, texts[place]),
+            seen=found[int(each[:, place].argmax())].nearest[side][place + part.start],
             similarity=float(similarity[place]),
         )
         for place in order[:_MOST_EVIDENCE]

@@ -38,11 +38,9 @@ class Neighbours:
         self._sizes = np.bincount(self._group, minlength=len(self._groups))
         self._similarity = np.zeros(len(self._groups))
         self._is_exact = np.zeros(len(self._groups), bool)
-        self.nearest: dict[int, str] = {}
-        """The nearest text of each group of equal ones, by its first member's place."""
+        self._nearest: dict[int, str] = {}
         first = dict(zip(reversed(self._group.tolist()), reversed(range(self.num)), strict=True))
-        self._first = np.array([first[group] for group in range(len(first))], np.int64)
-        shingles, starts = shingles_of([texts[place] for place in self._first])
+        shingles, starts = shingles_of([texts[first[group]] for group in range(len(first))])
         self._shingles = [np.unique(some) for some in np.split(shingles, starts[1:])]
         self._signatures = min_hashes(shingles, starts, SEED) if len(starts) else np.empty((0, 63), np.uint64)
         self._bands = NearDuplicates(self._signatures)
@@ -54,6 +52,13 @@ class Neighbours:
     @property
     def is_exact(self) -> NDArray[np.bool_]:
         return self._is_exact[self._group]
+
+    @property
+    def nearest(self) -> dict[int, str]:
+        """The nearest text, by the place of the text that is asked about; without those that have no near one."""
+        return {
+            place: self._nearest[group] for place, group in enumerate(self._group.tolist()) if group in self._nearest
+        }
 
     def pass_by(self, texts: Sequence[str], own: NDArray[np.int64] | None = None) -> None:
         """Take in the next texts. ``own`` ``(len(texts),)`` is the place of a text that is itself asked about, -1
@@ -90,7 +95,7 @@ class Neighbours:
 
     def _note(self, group: int, similarity: float, text: str) -> None:
         self._similarity[group] = similarity
-        self.nearest[int(self._first[group])] = text
+        self._nearest[group] = text
 
 
 def _jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
