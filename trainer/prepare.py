@@ -8,6 +8,7 @@ Never knows a sweep or a trial.
     <cache>/models/<model key>.json  what was measured of a model: folder, revision, shape, tokenizer
     <cache>/tokens/<data>-<tokenizer>-<max length>/
     <cache>/nano-tasks/              the modules of held-out nano pairs, which evaluation tasks are made of
+    <cache>/statistics/<key>.json    what was measured of pairs (trainer/survey.py)
     <cache>/hashes/                  content hashes of people's files, by size and time of change
 """
 
@@ -173,32 +174,28 @@ def prepare_pairs(source: DataSource, cache: Path, report: Report) -> tuple[Data
     return _prepare_data(source, cache, report), _data_folder(source, cache)
 
 
-def prepare_tokenizers(
-    source: DataSource, models: Sequence[str], cache: Path, report: Report
-) -> dict[str, tuple[str, ...]]:
-    """The models of each tokenizer, by the folder it is loaded from; no weights are loaded or trained.
+def pairs_of(manifest: DataManifest, cache: Path) -> Path | None:
+    """The folder of the splits that ``manifest`` describes, ``None`` where this cache does not have them."""
+    folder = cache / "data" / slug(f"{_LAYOUT} {manifest.fingerprint}")
+    return folder if folder.is_dir() else None
 
-    Raises ``ValueError`` as ``prepare``.
-    """
-    from trainer.models import download_tokenizer, load_tokenizer
 
-    own = [name for name in models if name in NANO_MODELS]
-    if own:
+def prepare_tokenizers(source: DataSource, models: Sequence[str], cache: Path, report: Report) -> dict[str, Path]:
+    """The folder of each model's tokenizer; no weights are loaded or trained. Raises ``ValueError`` as ``prepare``."""
+    from trainer.models import download_tokenizer
+
+    folders: dict[str, Path] = {}
+    if any(name in NANO_MODELS for name in models):
         _prepare_nano(_nano_source(source), (), cache, report)
-    found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for name in models:
-        local = Path(name)
         if name in NANO_MODELS:
             manifest = _find_manifest(_nano_source(source), cache)
             assert manifest is not None, "the nano corpus was prepared a moment ago"
-            folder = _world_folder(manifest, cache) / nano.TOKENIZER
+            folders[name] = _world_folder(manifest, cache) / nano.TOKENIZER
         else:
             report(f"loading the tokenizer of {name}", 0, 0)
-            folder = local.resolve() if local.is_dir() else download_tokenizer(name)
-        identity = slug(load_tokenizer(name, folder).to_str())
-        where, names = found.get(identity, (str(folder), ()))
-        found[identity] = (where, (*names, name))
-    return dict(found.values())
+            folders[name] = Path(name).resolve() if Path(name).is_dir() else download_tokenizer(name)
+    return folders
 
 
 def nano_test_rows(manifest: DataManifest, cache: Path, report: Report) -> NanoRows:

@@ -26,7 +26,8 @@ RECIPE = 1
 """Raise it when a change below changes a number: what was measured before is then measured again."""
 SAMPLED_PAIRS, MAX_SAMPLED_PAIRS = 4000, 20_000
 """Of one source, and of all sources together."""
-LENGTH_EDGES = (0, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
+LENGTH_EDGES = (0, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024, 1448, 2048, 4096)
+"""Half powers of two, so that bars are equally wide on a log axis."""
 # What is left out of hard negatives is no pair.
 _OF_NEGATIVES = frozenset({"blank negative", "negative equal to its positive", "negative repeated"})
 
