@@ -173,7 +173,9 @@ class Store:
         read."""
         ids = strings(self._row_ids())
         copies = self._copies(ids, columns)
-        new = ids.filter(pc.invert(pc.is_in(ids, value_set=copies["trial_id"].combine_chunks()))).to_pylist()
+        # Joining no chunks at all would import pandas, which takes as long as a status may.
+        copied = copies["trial_id"].combine_chunks() if len(copies) else strings([])
+        new = ids.filter(pc.invert(pc.is_in(ids, value_set=copied))).to_pylist()
         tables, broken = [copies.select(columns)], list[StoreError]()
         for start in range(0, len(new), _BATCH):
             found, errors = self._read_rows(new[start : start + _BATCH])
@@ -189,7 +191,10 @@ class Store:
         with ThreadPoolExecutor(_READERS) as pool:
             outcomes = list(pool.map(_try_row, [self._file("trials", trial_id) for trial_id in trial_ids]))
         # One row is 60 columns of one value each: a thousand such tables take as much memory as a million rows.
-        tables = [SCHEMA.empty_table(), *(outcome for outcome in outcomes if isinstance(outcome, pa.Table))]
+        tables = [
+            pa.Table.from_batches([], SCHEMA),
+            *(outcome for outcome in outcomes if isinstance(outcome, pa.Table)),
+        ]
         found = pa.concat_tables(tables).combine_chunks()
         if len(found) >= _WORTH_COMPACTING:
             # A store that cannot be written can still be read.
@@ -275,7 +280,7 @@ class Store:
         wanted = list(dict.fromkeys([*columns, "trial_id", "state", "stamp"]))
         copies = self._compact.read(wanted)
         known = pc.is_in(copies["trial_id"], value_set=ids)
-        if not pc.all(known).as_py():
+        if not pc.all(known, min_count=0).as_py():
             with contextlib.suppress(StoreError, PermissionError):
                 self._compact.remove(copies.filter(pc.invert(known))["trial_id"].combine_chunks())
             copies = copies.filter(known)
