@@ -93,7 +93,7 @@ def plan_record(name: str, plan: Plan, cost: Cost | None = None) -> dict[str, An
     }
 
 
-def planfacts_table(plan: Plan) -> list[tuple[str, str]]:
+def plan_facts(plan: Plan) -> list[tuple[str, str]]:
     """The totals, labelled."""
     total = plan.total
     budgets = [f"{format_flops(budget)} ({part.num_trials} trials)" for budget, part in plan.budgets.items()]
