@@ -5,7 +5,7 @@ Knows the tables of a ``DataSheet`` and how to draw (``drawing.py``). Never know
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +23,7 @@ SIDES = ("query", "positive")
 MAX_PANELS = 4
 """Tokenizers that are drawn; the data beside the figure have all."""
 MAX_LANGUAGES = 5
-_LINES = ("-", "--", "-.", ":")
+_LINES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 _MARKS = ("o", "s", "D", "^", "v", "P", "X")
 _TICKS = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _LINE_INCHES = 0.34

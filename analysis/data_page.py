@@ -59,7 +59,7 @@ def data_sentences(sheet: DataSheet) -> list[str]:
             )
         sentences.append(f"With the tokenizer of {tokenizer}, cut at {sheet.max_length}: {'; '.join(parts)}.")
     near = sheet.repeats[sheet.repeats["kind"].str.startswith("near-duplicate")]
-    worst = near.loc[near["share"].idxmax()]
+    worst = near.sort_values("share").iloc[-1]
     of = "" if len(sheet.sources) == 1 else f" of {worst['source']}"
     sentences.append(
         f"At most {100 * worst['share']:.1f} % of texts have a near-duplicate in train ({worst['kind']}{of}; "

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from trainer.data import SIDES, DataManifest, Report
 from trainer.processes import in_processes, num_usable_cores, tick
 from trainer.shards import batches_of, processes_for
-from trainer.splits import normalised, word_hashes
+from trainer.splits import normalised, spans_of, word_hashes
 
 SIZES = (8, 13)
 SHARE = 0.7
@@ -35,16 +35,17 @@ MOST_TEXTS = 20_000
 """Of one task: of more, an even sample is looked for."""
 BOUND = 0.01
 """Share of a task's texts that may be contaminated before a person is told to do something about it."""
-_MOST_EVIDENCE = 3
+_MOST_EVIDENCE, _EXCERPT = 3, 400
 NO_ROW = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hit:
-    """A text of a task and the train text that shares most with it."""
+    """A text of a task and what train has of it."""
 
     text: str
     train: str
+    """The train text that shares most with it, from the first shared 8-gram on."""
     share: float
     """Of the text's 8-grams that stand in train; 1 where the text is there whole."""
 
@@ -170,7 +171,7 @@ def measure_contamination(
         one.rows = np.min([part.rows[size] for part in seen], axis=0)
     mine = np.array(owners, np.int64)
     return tuple(
-        _of_task(name, number, np.flatnonzero(mine == place), texts, exact, grams, pairs)
+        _of_task(name, number, np.flatnonzero(mine == place).tolist(), texts, exact, grams, pairs)
         for place, (name, number) in enumerate(zip(names, numbers, strict=True))
     )
 
@@ -220,14 +221,14 @@ def _look(task: _Task) -> _Seen:
 def _of_task(
     name: str,
     num_texts: int,
-    own: NDArray[np.int64],
+    own: Sequence[int],
     texts: Sequence[str],
     exact: NDArray[np.int64],
     grams: Mapping[int, _Grams],
     pairs: Path,
 ) -> TaskContamination:
-    is_exact = exact[own] != NO_ROW
-    eight, thirteen = (grams[size].shares(len(texts))[own] for size in SIZES)
+    is_exact = exact[list(own)] != NO_ROW
+    eight, thirteen = (grams[size].shares(len(texts))[list(own)] for size in SIZES)
     is_short = np.array([len(normalised(texts[place]).split()) < SIZES[0] for place in own], bool)
     # The most suspicious first, longer texts before shorter ones that say less.
     suspicion = np.where(is_exact, 1.0, eight)
@@ -259,7 +260,21 @@ def _hit(text: str, row: int, pairs: Path) -> Hit:
             shard += 1
         pair = train.read_row_group(shard, columns=list(SIDES)).slice(row, 1).to_pylist()[0]
     share, found = max(((_shared(text, pair[side]), pair[side]) for side in SIDES), key=lambda one: one[0])
-    return Hit(text=text, train=found, share=share)
+    return Hit(text=text, train=_around(found, text), share=share)
+
+
+def _around(train: str, text: str) -> str:
+    """The part of ``train`` that begins with the first word 8-gram it shares with ``text``."""
+    wanted = {tuple(words) for words in _runs([word for word, _ in spans_of(text)])}
+    spans = spans_of(train)
+    shared = (place for place, words in enumerate(_runs([word for word, _ in spans])) if tuple(words) in wanted)
+    start = next(shared, 0)
+    head = "... " if start else ""
+    return head + train[spans[start][1] if start else 0 :][:_EXCERPT]
+
+
+def _runs(words: Sequence[str]) -> list[Sequence[str]]:
+    return [words[place : place + SIZES[0]] for place in range(len(words) - SIZES[0] + 1)]
 
 
 def _shared(text: str, train: str) -> float:

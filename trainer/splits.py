@@ -41,6 +41,11 @@ def normalised(text: str) -> str:
     return " ".join(_WORD.findall(text.lower()))
 
 
+def spans_of(text: str) -> list[tuple[str, int]]:
+    """The words of ``text`` in lower case, each with the place where it begins."""
+    return [(found.group().lower(), found.start()) for found in _WORD.finditer(text)]
+
+
 def hash_key(key: str) -> int:
     """What decides the split of all that shares ``key``: 64 bits that never change."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
@@ -197,7 +202,7 @@ def _shingles(
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Hashes of the word 4-grams that lie inside one text, and where each text's begin."""
     reach = SHINGLE_WORDS - 1
-    mixed = np.zeros(len(hashes) - reach, np.uint64)
+    mixed = np.zeros(max(0, len(hashes) - reach), np.uint64)
     for offset, factor in enumerate(factors):
         mixed += hashes[offset : len(hashes) - reach + offset] * factor
     mixed ^= mixed >> np.uint64(32)
