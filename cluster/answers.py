@@ -174,7 +174,9 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     from analysis.frontier import fit_frontier
     from analysis.recommend import recommend as recommend_at
     from analysis.report import ReportContext, write_report
-    from cluster import tables
+    from cluster import data_tables, tables
+    from cluster.data_answers import statistics_of
+    from cluster.data_sheet import sheet_of
 
     rows = store.read_trials()
     frontier = fit_frontier(rows)
@@ -185,9 +187,10 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         budget = budget_flops or 2 * max(frontier.budgets_flops)
         recommendation = recommend_at(frontier, budget, shapes, tokens.tokens_per_pair)
     planned = plan_of(spec, prepared)
+    measured = statistics_of(prepared)
     context = ReportContext(
         sweep=spec.name,
-        manifest=tuple(tables.data_facts(prepared)),
+        manifest=tuple(data_tables.data_facts(prepared)),
         plan=tuple(tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
         notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *agenda_of(store).sentences()),
@@ -197,6 +200,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
             tokens_per_document=tokens.positive.mean_at_max_length,
         ),
         expected=spec.expected,
+        data=None if measured is None else sheet_of(measured),
         scores=_scores(store),
     )
     curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}
@@ -207,7 +211,6 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
 
 def card_of(store: Store, *, latex: bool) -> str:
     """A store's reproducibility sheet, in Markdown or LaTeX."""
-    from cluster import tables
     from sweeps.card import CardFacts, ModelFacts, card
 
     spec, prepared, rows = store.spec, prepared_of(store), store.read_trials()
@@ -216,8 +219,8 @@ def card_of(store: Store, *, latex: bool) -> str:
         spec=spec,
         plan=plan_of(spec, prepared),
         rows=rows,
-        data=tuple(tables.data_facts(prepared)),
-        sources=tables.source_facts(prepared.manifest),
+        data=tuple(data_tables.data_facts(prepared)),
+        sources=data_tables.source_facts(prepared.manifest),
         packages=prepared.manifest.versions,
         models=tuple(
             ModelFacts(
