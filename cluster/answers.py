@@ -211,6 +211,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
 
 def card_of(store: Store, *, latex: bool) -> str:
     """A store's reproducibility sheet, in Markdown or LaTeX."""
+    from cluster import data_tables
     from sweeps.card import CardFacts, ModelFacts, card
 
     spec, prepared, rows = store.spec, prepared_of(store), store.read_trials()
