@@ -1,4 +1,4 @@
-"""An evaluation as a job of a real Ray head: the store is filled, and what cannot be done is a sentence and a status."""
+"""An evaluation as a job of a real Ray head: the store is filled, and what cannot be done is a sentence."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def a_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 
 @pytest.mark.slow
-def test_a_job_evaluates_and_says_what_it_cannot(
-    a_head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_evaluates_and_says_what_it_cannot(a_head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(a_head.token_file))
     store = scored_store(tmp_path)
     write_tasks(tmp_path / "hub" / "datasets")
