@@ -57,7 +57,7 @@ def _walk(data: Any, splits: frozenset[str], subsets: frozenset[str]) -> Iterato
 
 def _flat(values: Iterable[Any]) -> Iterator[str]:
     for value in values:
-        if isinstance(value, str):
+        if isinstance(value, str) and value:
             yield value
         elif isinstance(value, list):
             yield from _flat(value)
