@@ -17,10 +17,8 @@ from rich.text import Text
 from cluster.live import Live
 from cluster.status import SweepStatus
 from cluster.view import duration
-from sweeps import document
 from sweeps.cost import Cost
 from sweeps.plan import LeftOut, Plan, PlannedCell
-from sweeps.reproduction import Reproduction
 from trainer.data import DataManifest, Origin, SideStatistics
 from trainer.prepare import Prepared
 from trainer.trial import TrialState, format_flops
@@ -168,24 +166,6 @@ def _origins_table(manifest: DataManifest) -> Table:
     return table
 
 
-def source_facts(manifest: DataManifest) -> document.Table:
-    """A line for each source: what it gave, and the hash of its texts."""
-    splits = list(manifest.num_pairs)
-    lines = tuple(
-        (
-            _origin_words(facts.origin),
-            facts.origin.split,
-            facts.content[:16],
-            str(facts.origin.weight or ""),
-            *(f"{facts.num_pairs[split]:,}" for split in splits),
-            f"{sum(facts.dropped.values()):,}",
-        )
-        for facts in manifest.origins
-    )
-    return document.Table(headings=("source", "read split", "content", "weight", *splits, "left out"), lines=lines,
-                          num_words=3)  # fmt: skip
-
-
 def _origin_words(origin: Origin) -> str:
     return " ".join(filter(None, (origin.source, origin.name)))
 
@@ -245,20 +225,6 @@ def time_words(live: Live) -> str:
     left = live.remaining_seconds
     words = "no estimate yet" if left is None else f"about {duration(left)} left"
     return f"{duration(live.seconds)} gone, {words}; {len(live.running)} trials run"
-
-
-def reproduction_view(found: Reproduction) -> RenderableType:
-    """Every compared quantity, in the row and again."""
-    table = _table("", "quantity", "in the row", "again", "difference")
-    for line in found.lines:
-        far = "" if line.difference is None else "none" if line.is_same else f"{line.difference:.1e}"
-        table.add_row(line.name, _short(line.recorded), _short(line.again), far)
-    return Group(table, Text(""))
-
-
-def _short(value: object) -> str:
-    """A value in full, but for a hash."""
-    return "none" if value is None else str(value)[:20]
 
 
 def _driver_words(status: SweepStatus) -> str:
@@ -323,7 +289,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Table:
 def _table(title: str, *headings: str) -> Table:
     """A plain table, words on the left and numbers on the right."""
     table = Table(title=title or None, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
-    words = {"model", "method", "why", "side", "source", "trial", "quantity"}
+    words = {"model", "method", "why", "side", "source", "trial"}
     for heading in headings:
         table.add_column(heading, justify="left" if heading in words else "right", no_wrap=heading != "why")
     return table
