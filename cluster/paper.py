@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from analysis.link import with_means
 from analysis.rows import read_table
 from cluster import tables
 from cluster.answers import agenda_of, plan_of, prepared_of, scores_of
@@ -26,6 +27,7 @@ from trainer.data import DataManifest
 def card_of(store: Store, *, latex: bool) -> str:
     """A store's reproducibility sheet, in Markdown or LaTeX."""
     spec, prepared, rows = store.spec, prepared_of(store), store.read_trials()
+    scores = scores_of(store)
     recorded, unrecorded = store.trial_ids(), store.read_unrecorded()
     known = CardFacts(
         spec=spec,
@@ -47,7 +49,7 @@ def card_of(store: Store, *, latex: bool) -> str:
         ),
         decisions=tuple(agenda_of(store).sentences()),
         unrecorded_seconds=sum(seconds for trial_id, seconds in unrecorded.items() if trial_id not in recorded),
-        scores=scores_of(store),
+        scores=None if scores is None else with_means(scores),
     )
     return card(known, latex=latex)
 
