@@ -16,9 +16,13 @@ import pandas as pd
 from analysis import wording
 from analysis.choice_figures import Served, draw_exponents, draw_lifetime, draw_regions
 from analysis.conventions import Reading, readings
+from analysis.data_figures import drawings_of
+from analysis.data_page import data_sentences, source_lines
+from analysis.data_sheet import DataSheet
 from analysis.drawing import Drawing
 from analysis.expectation import ExpectedLoss
 from analysis.expected_score import ExpectedScore, foretell_score
+from analysis.experiment_figures import CAPTIONS, draw_experiments
 from analysis.explore import Explorer, explore
 from analysis.figures import draw_curves, draw_frontier, draw_profiles
 from analysis.fit import Interval
@@ -66,6 +70,8 @@ class ReportContext:
     """What a text is and which models there are, for the cost to serve; without it that figure is left out."""
     expected: ExpectedLoss | None = None
     """What was foretold of this sweep's one cell, where a recommendation wrote the sweep."""
+    data: DataSheet | None = None
+    """What is in the pairs, where it was measured."""
     scores: pd.DataFrame | None = None
     """Scores of trials on tasks: ``trial_id``, ``task``, ``score`` and, where it is known, ``task_type``."""
 
@@ -109,11 +115,13 @@ def write_report(
     path = write_page(
         folder,
         "report.html.jinja",
-        _drawings(rows, curves, frontier, recommendation, context, found),
+        _drawings(rows, curves, frontier, recommendation, context, found)
+        | ({} if context.data is None else drawings_of(context.data)),
         explorer,
         context=context,
         answer=None if recommendation is None else _answer(recommendation),
         kept=[] if context.expected is None else _kept_sentences(context.expected, found.kept),
+        experiments=CAPTIONS,
         order=order_sentence(frontier),
         rankings=ranking_table(frontier),
         laws=law_table(frontier),
@@ -134,6 +142,8 @@ def write_report(
         failures=failures(rows),
         trials=trial_table(rows),
         num_trials=len(rows),
+        data_sentences=[] if context.data is None else data_sentences(context.data),
+        data_lines=[] if context.data is None else source_lines(context.data),
     )
     rows.to_csv(folder / "trials.csv", index=False)
     numbers_table(frontier).to_csv(folder / "numbers.csv", index=False)
@@ -239,8 +249,10 @@ def _drawings(
         for one in found.foretold
     ]
     served = context.served
+    shapes = () if served is None else served.shapes
     return {
         "expected": draw_comparisons(found.kept, "What was foretold of this sweep, and what it measured"),
+        **draw_experiments(rows, {shape.name: shape.pretraining_learning_rate for shape in shapes}),
         "frontier": draw_frontier(frontier, recommendation),
         "regions": draw_regions(frontier),
         "profiles": draw_profiles(frontier),

@@ -26,7 +26,8 @@ from rich.table import Table
 from sweeps.agenda import Agenda
 from sweeps.plan import Cell, DataFacts, Plan, Study, plan, studies
 from sweeps.search import Finished, at
-from sweeps.spec import Range, read_spec
+from sweeps.space import Range
+from sweeps.spec import read_spec
 from trainer.flops import num_tokens
 from trainer.ladder import SHAPES, parameter_counts
 from trainer.trial import TrialState

@@ -110,6 +110,7 @@ def prepared_of(store: Store) -> Prepared:
 def agenda_of(store: Store) -> Agenda:
     """Which trials a store's sweep asks for, as far as its rows decide it."""
     from sweeps.agenda import Agenda
+    from sweeps.columns import checked_losses
     from sweeps.plan import studies
     from sweeps.search import Finished
     from trainer.trial import TrialSpec, TrialState
@@ -125,8 +126,13 @@ def agenda_of(store: Store) -> Agenda:
         )
     )
     table, _ = store.read_table(strict=False)
-    for row in table.select(["spec", "state", "loss"]).to_pylist():
-        ended = Finished(spec=TrialSpec.from_json(row["spec"]), state=TrialState(row["state"]), loss=row["loss"])
+    for row in table.select(["spec", "state", "loss", "checked"]).to_pylist():
+        ended = Finished(
+            spec=TrialSpec.from_json(row["spec"]),
+            state=TrialState(row["state"]),
+            loss=row["loss"],
+            checked=checked_losses(row["checked"]),
+        )
         # What is left of another plan is for a launch to refuse, not for those who only look.
         if not agenda.problem(ended.spec):
             agenda.tell(ended)
@@ -168,7 +174,9 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     from analysis.frontier import fit_frontier
     from analysis.recommend import recommend as recommend_at
     from analysis.report import ReportContext, write_report
-    from cluster import tables
+    from cluster import data_tables, tables
+    from cluster.data_answers import statistics_of
+    from cluster.data_sheet import sheet_of
 
     rows = store.read_trials()
     frontier = fit_frontier(rows)
@@ -179,9 +187,10 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         budget = budget_flops or 2 * max(frontier.budgets_flops)
         recommendation = recommend_at(frontier, budget, shapes, tokens.tokens_per_pair)
     planned = plan_of(spec, prepared)
+    measured = statistics_of(prepared)
     context = ReportContext(
         sweep=spec.name,
-        manifest=tuple(tables.data_facts(prepared)),
+        manifest=tuple(data_tables.data_facts(prepared)),
         plan=tuple(tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
         notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *agenda_of(store).sentences()),
@@ -191,6 +200,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
             tokens_per_document=tokens.positive.mean_at_max_length,
         ),
         expected=spec.expected,
+        data=None if measured is None else sheet_of(measured),
         scores=scores_of(store),
     )
     curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}

@@ -1,4 +1,4 @@
-"""What a paper asks of a store: its reproducibility sheet, a table of scores, and how a trial trained again looks.
+"""What a paper asks of a store: its reproducibility sheet, and a table of scores to choose tasks from.
 
 Knows how the packages' answers are put together. Never knows Ray or a command's options, and loads no torch.
 """
@@ -9,19 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Group, RenderableType
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from analysis.link import with_means
 from analysis.rows import read_table
-from cluster import tables
+from cluster import data_tables
 from cluster.answers import agenda_of, plan_of, prepared_of, scores_of
 from sweeps.card import CardFacts, ModelFacts, card
-from sweeps.document import Table
-from sweeps.reproduction import Reproduction
 from sweeps.store import Store
-from trainer.data import DataManifest
+
+TABLES = (".csv", ".tsv", ".gz", ".parquet", ".pq")
 
 
 def card_of(store: Store, *, latex: bool) -> str:
@@ -33,8 +29,8 @@ def card_of(store: Store, *, latex: bool) -> str:
         spec=spec,
         plan=plan_of(spec, prepared),
         rows=rows,
-        data=tuple(tables.data_facts(prepared)),
-        sources=_sources(prepared.manifest),
+        data=tuple(data_tables.data_facts(prepared)),
+        sources=data_tables.source_facts(prepared.manifest),
         packages=prepared.manifest.versions,
         models=tuple(
             ModelFacts(
@@ -56,44 +52,10 @@ def card_of(store: Store, *, latex: bool) -> str:
 
 def score_table_of(name: str, open_store: Callable[[str], Store]) -> pd.DataFrame:
     """The scores in a table of this path, or of a store's trials. Raises ``ValueError`` for a store without scores."""
-    if "://" not in name and Path(name).suffix:
+    if "://" not in name and (Path(name).is_file() or Path(name).suffix in TABLES):
         return read_table(Path(name))
     store = open_store(name)
     scores = scores_of(store)
     if scores is None:
         raise ValueError(f"store {name!r} has no scores: make some with 'isoflop evaluate {name} --all'")
     return scores
-
-
-def reproduction_view(found: Reproduction) -> RenderableType:
-    """Every compared quantity, in the row and again."""
-    table = RichTable(box=None, padding=(0, 2, 0, 0))
-    for heading in ("quantity", "in the row", "again", "difference"):
-        table.add_column(heading, justify="left" if heading == "quantity" else "right", no_wrap=True)
-    for line in found.lines:
-        far = "" if line.difference is None else "none" if line.is_same else f"{line.difference:.1e}"
-        table.add_row(line.name, _short(line.recorded), _short(line.again), far)
-    return Group(table, Text(""))
-
-
-def _short(value: object) -> str:
-    """A value in full, but for a hash."""
-    return "none" if value is None else str(value)[:20]
-
-
-def _sources(manifest: DataManifest) -> Table:
-    """A line for each source: what it gave, and the hash of its texts."""
-    splits = list(manifest.num_pairs)
-    lines = tuple(
-        (
-            " ".join(filter(None, (facts.origin.source, facts.origin.name))),
-            facts.origin.split,
-            facts.content[:16],
-            str(facts.origin.weight or ""),
-            *(f"{facts.num_pairs[split]:,}" for split in splits),
-            f"{sum(facts.dropped.values()):,}",
-        )
-        for facts in manifest.origins
-    )
-    return Table(headings=("source", "read split", "content", "weight", *splits, "left out"), lines=lines,
-                          num_words=3)  # fmt: skip

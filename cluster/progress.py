@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeps.plan import Cell, Study
+from sweeps.plan import Cell, Cells, Study
 from sweeps.search import Finished
 from trainer.trial import TrialSpec, TrialState
 
@@ -90,6 +90,7 @@ class Tracker:
     def __init__(self, studies: Sequence[Study], num_slots: int) -> None:
         """``num_slots``: trials that can run beside each other."""
         self._planned = {study.cell: study.num_trials for study in studies}
+        self._cells = Cells(self._planned)
         self._left = dict(self._planned)
         self._ruled_out: Mapping[Cell, int] = {}
         self._num_slots = num_slots
@@ -129,13 +130,14 @@ class Tracker:
 
     def records(self, row: Finished, *, booked_flops: int, seconds: float) -> None:
         """It has a row, and counts no more as running."""
-        spec = row.spec
+        spec, cell = row.spec, self._cells.of(row.spec)
+        assert cell is not None, f"{spec.trial_id} is not planned"
         self.stops(spec)
-        self._left[_cell(spec)] -= 1
+        self._left[cell] -= 1
         self._states[row.state] += 1
         self._spent_flops += booked_flops
         if row.state is TrialState.COMPLETE and row.loss is not None:
-            self._pace.learn(spec, seconds)
+            self._pace.learn(cell, seconds)
             best = self._best.get(spec.budget_flops)
             if best is None or row.loss < best.loss:
                 self._best[spec.budget_flops] = BestTrial(spec=spec, loss=row.loss)
@@ -164,7 +166,8 @@ class Tracker:
         if not self._pace.known:
             return None
         left = sum(number * self._pace.seconds(cell) for cell, number in self._left.items())
-        done = sum(trial.share * self._pace.seconds(_cell(trial.spec)) for trial in running)
+        cells = ((trial, self._cells.of(trial.spec)) for trial in running)
+        done = sum(trial.share * self._pace.seconds(cell) for trial, cell in cells if cell is not None)
         return max(0.0, left - done) / self._num_slots
 
 
@@ -181,10 +184,10 @@ class _Pace:
     def known(self) -> bool:
         return bool(self._sums)
 
-    def learn(self, spec: TrialSpec, seconds: float) -> None:
-        for key in self._keys(_cell(spec)):
+    def learn(self, cell: Cell, seconds: float) -> None:
+        for key in self._keys(cell):
             total, number = self._sums.get(key, (0.0, 0))
-            self._sums[key] = total + seconds / spec.budget_flops, number + 1
+            self._sums[key] = total + seconds / cell.budget_flops, number + 1
 
     def seconds(self, cell: Cell) -> float:
         key = next(key for key in self._keys(cell) if key in self._sums)
@@ -193,7 +196,3 @@ class _Pace:
 
     def _keys(self, cell: Cell) -> list[tuple[object, ...]]:
         return [(cell.budget_flops, cell.model, cell.method), (cell.model, cell.method), (cell.model,), ()]
-
-
-def _cell(spec: TrialSpec) -> Cell:
-    return Cell(budget_flops=spec.budget_flops, model=spec.model, method=spec.method)

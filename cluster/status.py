@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from sweeps.plan import Plan
 from sweeps.store import Store
 from trainer.trial import TrialState
 
-FACTS = ("trial_id", "budget_flops", "method", "state", "booked_flops", "loss", "model", "error")
+FACTS = ("trial_id", "budget_flops", "method", "method_kind", "state", "booked_flops", "loss", "model", "error")
 """What the counts need of a row."""
 
 
@@ -101,8 +102,8 @@ def read_status(store: Store, plan: Plan) -> SweepStatus:
     table, broken = store.read_table(FACTS, strict=False)
     trials: Counter[tuple[float, str]] = Counter()
     for planned in plan.cells:
-        trials[planned.cell.budget_flops, planned.cell.method.label] += planned.num_trials
-    sums = _Sums(table)
+        trials[planned.cell.budget_flops, planned.cell.label] += planned.num_trials
+    sums = _Sums(table, trials.keys())
     groups = tuple(
         GroupStatus(
             budget_flops=int(budget),
@@ -133,21 +134,24 @@ def read_status(store: Store, plan: Plan) -> SweepStatus:
 class _Sums:
     """One pass over the rows, by budget and method."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, planned: Collection[tuple[float, str]]) -> None:
         self.states: defaultdict[tuple[float, str], Counter[TrialState]] = defaultdict(Counter)
         self.spent_flops: Counter[tuple[float, str]] = Counter()
         self.best: dict[tuple[float, str], tuple[float, str]] = {}
-        of_rows, group = _groups(table, "budget_flops", "method", "state")
+        of_rows, group = _groups(table, "budget_flops", "method", "method_kind", "state")
         spent = np.bincount(group, weights=_numbers(table["booked_flops"]))
-        for (budget, method, state), number, flops in zip(of_rows, np.bincount(group), spent, strict=True):
-            self.states[budget, method][TrialState(state)] = int(number)
-            self.spent_flops[budget, method] += flops
+        for (budget, method, kind, state), number, flops in zip(of_rows, np.bincount(group), spent, strict=True):
+            # Studies that search what the label says go by the kind.
+            key = (budget, method if (budget, method) in planned else kind)
+            self.states[key][TrialState(state)] += int(number)
+            self.spent_flops[key] += flops
         complete = table.filter(pc.is_in(table["state"], value_set=strings([TrialState.COMPLETE])))
-        of_models, group = _groups(complete, "budget_flops", "method", "model")
+        of_models, group = _groups(complete, "budget_flops", "method", "method_kind", "model")
         losses = np.full(len(of_models), math.inf)
         np.minimum.at(losses, group, _numbers(complete["loss"]))
-        for (budget, method, model), loss in zip(of_models, losses, strict=True):
-            self.best[budget, method] = min((float(loss), model), self.best.get((budget, method), (math.inf, "")))
+        for (budget, method, kind, model), loss in zip(of_models, losses, strict=True):
+            key = (budget, method if (budget, method) in planned else kind)
+            self.best[key] = min((float(loss), model), self.best.get(key, (math.inf, "")))
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:

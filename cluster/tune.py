@@ -39,6 +39,7 @@ from cluster.share import Share
 from cluster.trackers import check_trackers
 from cluster.turns import Turns
 from sweeps.agenda import Agenda
+from sweeps.columns import checked_losses
 from sweeps.plan import Study
 from sweeps.search import Finished
 from sweeps.spec import Resources
@@ -53,7 +54,7 @@ METER_SECONDS = 30.0
 COMPACT_EVERY = 256
 """New rows after which they are copied into a compact file: whoever looks at the store reads no more of them one by
 one."""
-FACTS = ("state", "loss", "booked_flops", "seconds", "device_seconds")
+FACTS = ("state", "loss", "checked", "booked_flops", "seconds", "device_seconds")
 """What progress needs of a row, beside its spec."""
 
 UNBOUNDED, WHOLE = Bounds(), Share()
@@ -174,7 +175,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         for row in rows.select(["spec", *FACTS]).to_pylist():
             loss = math.nan if row["loss"] is None else row["loss"]
             facts = (row["booked_flops"], row["seconds"], row["device_seconds"])
-            self._take(TrialSpec.from_json(row["spec"]), row["state"], loss, *facts)
+            self._take(TrialSpec.from_json(row["spec"]), row["state"], loss, checked_losses(row["checked"]), *facts)
         self.tracker.rules_out(self.agenda.ruled_out)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -305,13 +306,22 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
             row = self._store.read_trial(spec.trial_id)
             loss, seconds = row.metrics.loss if row.metrics else math.nan, row.spending.seconds
             device_seconds = seconds * row.placement.num_devices
-            self._take(spec, row.state, loss, row.spending.booked_flops, seconds, device_seconds)
+            checked = {one.share: one.loss for one in row.checked}
+            self._take(spec, row.state, loss, checked, row.spending.booked_flops, seconds, device_seconds)
 
     def _take(
-        self, spec: TrialSpec, state: str, loss: float, booked_flops: int, seconds: float, device_seconds: float
+        self,
+        spec: TrialSpec,
+        state: str,
+        loss: float,
+        checked: Mapping[float, float],
+        booked_flops: int,
+        seconds: float,
+        device_seconds: float,
     ) -> None:
         self.meter.records(spec.trial_id, float(device_seconds))
-        ended = Finished(spec=spec, state=TrialState(state), loss=None if math.isnan(loss) else float(loss))
+        loss_or_none = None if math.isnan(loss) else float(loss)
+        ended = Finished(spec=spec, state=TrialState(state), loss=loss_or_none, checked=checked)
         self.agenda.tell(ended)
         self.tracker.records(ended, booked_flops=int(booked_flops), seconds=float(seconds))
 

@@ -57,7 +57,7 @@ def reproduce(
     if as_json:
         print_json(found.to_dict())
     else:
-        from cluster.paper import reproduction_view
+        from cluster.tables import reproduction_view
 
         console().print(reproduction_view(found))
         tell(console(), found.sentences())

@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sweeps.plan import Cell, Study, study_key
-from sweeps.search import Finished, askable, best_of, check_sampler, point_of, start_of, suggest
+from sweeps.plan import Cell, Cells, Study, study_key
+from sweeps.points import start_of
+from sweeps.pruning import checks_of
+from sweeps.search import Finished, askable, best_of, check_sampler, point_of, suggest
 from trainer.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Agenda:
         for study in studies:
             check_sampler(study)
         self._studies = {study.key: study for study in studies}
+        self._cells = Cells(study.cell for study in studies)
         self._rows: dict[str, dict[int, Finished]] = {study.key: {} for study in studies}
         numbers = [(study, n) for study in studies for n in range(study.num_trials)]
         # Cheapest budget first; within it every study's first trial before any second one, the longest first.
@@ -155,7 +158,7 @@ class Agenda:
         """Take note of a finished trial. Raises ``ValueError`` where it is none of this sweep's."""
         if problem := self.problem(row.spec):
             raise ValueError(problem)
-        key, number = study_key(_cell(row.spec)), row.spec.number
+        key, number = study_key(self._cell(row.spec)), row.spec.number
         if number in self._rows[key]:
             # A failure that was replaced by a result: what followed from it is looked at anew.
             self._forget()
@@ -164,7 +167,8 @@ class Agenda:
 
     def problem(self, spec: TrialSpec) -> str:
         """Why a trial is none of this sweep's, in a sentence; empty where it is one."""
-        study = self._studies.get(study_key(_cell(spec)))
+        cell = self._cells.of(spec)
+        study = self._studies[study_key(cell)] if cell else None
         if study is None or spec.number >= study.num_trials:
             return (
                 f"trial {spec.trial_id} is not part of the plan any more: the data or the limits have changed since it "
@@ -192,8 +196,15 @@ class Agenda:
     def trial(self, study: Study, number: int) -> TrialSpec:
         """The trial to run: what is suggested for this number."""
         self._look()
-        asked = self._asked[study.key].study
-        return asked.trial(number, suggest(asked, number, self._rows[study.key]))
+        asked, rows = self._asked[study.key].study, self._rows[study.key]
+        given = suggest(asked, number, rows)
+        checks = checks_of(asked, number, rows)
+        return asked.trial(number, given.hyperparameters, method=given.method, checks=checks)
+
+    def _cell(self, spec: TrialSpec) -> Cell:
+        cell = self._cells.of(spec)
+        assert cell is not None, f"{spec.trial_id} has passed `problem`"
+        return cell
 
     def _look(self) -> None:
         """Follow the budgets upwards, as far as their rows allow decisions."""
@@ -249,10 +260,10 @@ class Agenda:
 
         for study in candidates:
             if study.cell not in self._decisions:
-                method = study.cell.method.label
+                method = study.cell.label
                 verdicts = {
                     d.verdict for d in self._decisions.values()
-                    if (d.cell.budget_flops, d.cell.method.label) == (budget, method)
+                    if (d.cell.budget_flops, d.cell.label) == (budget, method)
                 }  # fmt: skip
                 inside = "the least loss lies inside, or at the end of the ladder, of the models that were run"
                 why = f"{method} was dropped" if verdicts == {"check"} else inside
@@ -284,7 +295,8 @@ class Agenda:
             if not self._adaptive and not all(self._is_done(s.key) for s in self._studies.values() if _warms(s, study)):
                 return None
             searched = warmed(study, self._history(study))
-        if not self._adaptive or not study.space.searched:
+        # What a list is worth is not foretold, so all of its values are tried.
+        if not self._adaptive or len(study.space.ranges) < len(study.space.searched) or not study.space.searched:
             return _Asked(study=searched, num_searched=study.num_searched, ended=True, reason="")
         return _Asked(study=searched, num_searched=1, ended=study.num_searched == 1, reason="")
 
@@ -298,7 +310,7 @@ class Agenda:
             known = {n: rows[n] for n in range(number - study.lag + 1)}
             best = best_of(study, known)
             if best is not None or not known:
-                settings = point_of(study, best.spec.hyperparameters) if best else start_of(study.space.searched)
+                settings = point_of(study, best.spec) if best else start_of(study.space.searched)
                 bowl = Bowl(planned, [*history, self._past(study.key, known)])
                 if (gain := bowl.gain(settings)) < study.allocation.stop_below * bowl.noise:
                     reason = (
@@ -327,12 +339,8 @@ class Agenda:
         return Past(study=self._studies[key], space=space, rows=rows)
 
 
-def _cell(spec: TrialSpec) -> Cell:
-    return Cell(budget_flops=spec.budget_flops, model=spec.model, method=spec.method)
-
-
 def _named(cell: Cell) -> dict[str, Any]:
-    return {"budget_flops": cell.budget_flops, "model": cell.model, "method": cell.method.label}
+    return {"budget_flops": cell.budget_flops, "model": cell.model, "method": cell.label}
 
 
 def _warms(other: Study, study: Study) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from analysis.fit import FloatArray, locate_minima
 from sweeps.plan import Cell, Study
-from sweeps.warm import Past
+from sweeps.warm import Past, losses_like
 
 # Standard deviations of level, exponent and curvature (in ln FLOPs): of what the methods share, and of each one's own.
 SIZE_MEAN, SIZE_SHARED, SIZE_OWN = (0.0, 0.5, 0.0), (30.0, 0.15, 0.01), (0.7, 0.07, 0.005)
@@ -46,7 +46,7 @@ class Outcome:
 
     @property
     def method(self) -> str:
-        return self.cell.method.label
+        return self.cell.label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +63,7 @@ def outcome_of(past: Past) -> Outcome:
     """What a study that is done has come to."""
     losses: list[float] = []
     if past.best is not None:
-        settings = past.best.spec.hyperparameters
-        losses = [row.loss for row in past.rows.values() if row.loss and row.spec.hyperparameters == settings]
+        losses = losses_like(past.best, past.rows)
     return Outcome(
         cell=past.study.cell,
         num_params=past.study.num_params,
@@ -88,13 +87,13 @@ def decide(
     Cells that are not among the decisions are not needed as far as is known.
     """
     budget = coming[0]
-    chances = method_chances(past, sorted({study.cell.method.label for study in candidates}), coming, noise)
+    chances = method_chances(past, sorted({study.cell.label for study in candidates}), coming, noise)
     found: list[Decision] = []
     finished = True
     dropped: dict[str, Cell] = {}
     ladders: dict[str, list[Study]] = {}
     for study in sorted(candidates, key=lambda study: (study.num_params, study.key)):
-        ladders.setdefault(study.cell.method.label, []).append(study)
+        ladders.setdefault(study.cell.label, []).append(study)
     for method, ladder in sorted(ladders.items()):
         if chances[method] < drop_below:
             centre, _ = _predicted(ladder, past, budget, noise)
@@ -139,7 +138,7 @@ def _returned(
     ladder: Sequence[Study], checked: Cell, past: Sequence[Outcome], here: Sequence[Outcome], budget: int, noise: float
 ) -> list[Decision]:
     """The neighbours of a dropped method's check cell, where that one is as good as the best cell of the others."""
-    method = checked.method.label
+    method = checked.label
     own = [o.loss for o in here if o.method == method and o.loss is not None]
     others = [o.loss for o in here if o.method != method and o.loss is not None]
     if not own or (others and min(own) > min(others) * (1 + noise)):
@@ -151,7 +150,7 @@ def _returned(
 
 def _predicted(ladder: Sequence[Study], past: Sequence[Outcome], budget: int, noise: float) -> tuple[int, str]:
     """The rung of the ladder that is nearest to the expected optimum, and why it and its neighbours are run."""
-    method = ladder[0].cell.method.label
+    method = ladder[0].cell.label
     seen = _optima(past, noise)
     if not seen:
         return len(ladder) // 2, "nothing is known yet: the middle of the ladder and its neighbours"

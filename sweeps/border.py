@@ -9,18 +9,28 @@ from __future__ import annotations
 import math
 import string
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+    create_model,
+)
 from pydantic import model_validator as check
 
 from sweeps.data import DataFields
 from sweeps.fields import Count, Fields, Positive, Whole, whole
 from sweeps.sentences import format_number, nearest, not_a_number, sentence, shown
 from trainer.ladder import LADDERS, SHAPES
-from trainer.trial import METHODS, method_from
+from trainer.trial import METHODS, Pooling, method_from
 
 LARGEST_BUDGET = 10**30
 LARGEST_SEED = 2**63 - 1
@@ -133,12 +143,54 @@ _Temperature = Annotated[DimensionFields, BeforeValidator(_number_or_range), Aft
 _Decay = Annotated[DimensionFields, BeforeValidator(_number_or_range), AfterValidator(_above(0, inclusive=True))]
 
 
+def _searchable(kind: Any, *, or_held: bool) -> WrapValidator:
+    """A list of values of this kind, or a range, to search; a plain value too where it may be held here."""
+    # Behind a check as in the mappings around it: no guessing between numbers and text.
+    values = TypeAdapter(Annotated[list[kind], AfterValidator(_two_or_more)], config=ConfigDict(strict=True))
+
+    def checked(value: object, held: Callable[[object], Any]) -> Any:
+        if isinstance(value, list):
+            return values.validate_python(value)
+        if isinstance(value, dict) and kind is not Pooling:
+            found = DimensionFields.model_validate(value)
+            if found.value is None:
+                for end in ("low", "high"):
+                    TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(getattr(found, end))
+                return found
+            value = found.value
+        if not or_held:
+            raise ValueError(f"is {shown(value)}: give a list of values to search, and hold one value under fixed")
+        return held(value)
+
+    return WrapValidator(checked)
+
+
+def _two_or_more(values: list[Any]) -> list[Any]:
+    if len(values) < 2:
+        raise ValueError(f"is {shown(values)}: give two values or more to search")
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"has {shown(value)} twice: give each value once")
+    return values
+
+
 class SpaceFields(Fields):
     """The search space, or a method's own part of it."""
 
     learning_rate: _Rate | None = None
     temperature: _Temperature | None = None
     weight_decay: _Decay | None = None
+    warmup_fraction: Annotated[Any, _searchable(Share, or_held=False)] = None
+    pooling: Annotated[Any, _searchable(Pooling, or_held=False)] = None
+
+
+class PruningFields(Fields):
+    """Where in a trial's budget it is compared with those before it."""
+
+    shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1), AfterValidator(sorted)] = Field(
+        default=[0.25, 0.5]
+    )
+    min_rows: Annotated[Whole, Field(ge=2)] = 4
 
 
 class SearchFields(SpaceFields):
@@ -146,6 +198,7 @@ class SearchFields(SpaceFields):
     lag: Count = 2
     startup: Count = 3
     warm_start: bool = False
+    pruning: Annotated[PruningFields | None, BeforeValidator(lambda value: None if value == "off" else value)] = None
 
 
 class AllocationFields(Fields):
@@ -160,16 +213,27 @@ def _settings_of(kind: str) -> type[BaseModel]:
     """The fields of a method as its dataclass declares them, so that a new method needs nothing here."""
     cls = METHODS[kind]
     hints = typing.get_type_hints(cls)
+    own = {f.name: Whole if hints[f.name] is int else hints[f.name] for f in dataclass_fields(cls)}
     kinds: dict[str, Any] = {
-        f.name: (Whole if hints[f.name] is int else hints[f.name], ...) for f in dataclass_fields(cls)
+        name: (Annotated[number, _searchable(number, or_held=True)], ...) for name, number in own.items()
     }
     return create_model(kind, __base__=Fields, **kinds)
+
+
+def ends(settings: Mapping[str, Any], pick: Callable[[list[Any]], Any]) -> dict[str, Any]:
+    """A method's settings, of those that are searched the smallest or the largest (``pick`` is ``min`` or ``max``)."""
+    whole_of = {
+        name: [whole(value.low), whole(value.high)] if isinstance(value, DimensionFields) else value
+        for name, value in settings.items()
+    }
+    return {name: pick(value) if isinstance(value, list) else value for name, value in whole_of.items()}
 
 
 def _method_settings(kind: str) -> Any:
     def sound(settings: BaseModel) -> BaseModel:
         try:
-            method_from(kind, **settings.model_dump())
+            for pick in (min, max):
+                method_from(kind, **ends(dict(settings), pick))
         except ValueError as error:
             raise ValueError(f"is not possible: {error}") from error
         return settings
@@ -219,7 +283,7 @@ class FixedFields(Fields):
     batch_size: Annotated[Whole, Field(ge=2)] = 1024
     max_length: Annotated[Whole, Field(ge=2)] = 75
     warmup_fraction: Share = 0.1
-    pooling: Literal["mean", "last"] = "mean"
+    pooling: Pooling = "mean"
     gradient_clipping: Annotated[float, Field(ge=0)] = 0.0
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from sweeps.score_row import score_columns
 from trainer.trial import (
+    CheckedLoss,
     CurvePoint,
     Environment,
     Metrics,
@@ -90,7 +91,8 @@ COLUMNS: tuple[Column, ...] = (
     _int("max_length", "tokens", "Tokens a text is cut to", lambda r: r.spec.hyperparameters.max_length),
     _float("warmup_fraction", "share", "Share of the budget with a rising learning rate",
            lambda r: r.spec.hyperparameters.warmup_fraction),
-    _text("pooling", "How token states become an embedding: mean or last", lambda r: r.spec.hyperparameters.pooling),
+    _text("pooling", "How token states become an embedding: mean, last or weighted-mean (by position)",
+          lambda r: r.spec.hyperparameters.pooling),
     _float("gradient_clipping", "", "Largest global gradient norm; 0 clips nothing",
            lambda r: r.spec.hyperparameters.gradient_clipping),
     _int("num_evaluation_pairs", "pairs", "Held-out pairs that give the loss", lambda r: r.spec.evaluation.num_pairs),
@@ -148,6 +150,10 @@ COLUMNS: tuple[Column, ...] = (
          lambda r: r.placement.chunk_tokens),
     _int("num_out_of_memory", "", "Times that the trial ran out of memory and went on with less",
          lambda r: r.num_out_of_memory),
+    Column(name="checked", type=pa.string(), unit="JSON", nullable=True,
+           meaning="Held-out losses on the way as [share of the budget, loss]; a PRUNED trial ended at the last one; "
+           "absent where the spec prunes nothing",
+           value=lambda r: json.dumps([[one.share, one.loss] for one in r.checked]) if r.spec.checks else None),
     _text("placement", "The whole placement at the end", lambda r: json.dumps(asdict(r.placement)), "JSON"),
     _text("versions", "Versions of the packages that can change the numbers", lambda r: r.environment.versions, "JSON"),
     _text("git_commit", "Commit of isoflop; empty where it is not a checkout", lambda r: r.environment.git_commit),
@@ -204,7 +210,14 @@ def from_row(row: Mapping[str, Any]) -> TrialResult:
         finished_at=row["finished_at"],
         error=row["error"],
         curve=(),
+        checked=tuple(CheckedLoss(share=s, loss=loss) for s, loss in checked_losses(row["checked"]).items()),
     )
+
+
+def checked_losses(text: str | None) -> dict[float, float]:
+    """What the column ``checked`` holds: held-out losses by share of the budget."""
+    found: list[tuple[float, float]] = json.loads(text or "[]")
+    return dict(found)
 
 
 def contradictions(row: Mapping[str, Any]) -> tuple[str, ...]:

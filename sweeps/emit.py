@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from analysis.expectation import ExpectedLoss
 from analysis.recommend import Recommendation
-from sweeps.spec import Fixed, Limits, MethodSpec, Space, SweepSpec
+from sweeps.space import Fixed, Space
+from sweeps.spec import Limits, MethodSpec, SweepSpec
 from trainer.trial import format_flops, model_slug
 
 NAME_LENGTH = 100

@@ -33,8 +33,8 @@ def obstacle(there: SweepSpec, wanted: SweepSpec) -> tuple[str, object, object] 
     Budgets, models and methods may be added, and trials where the best is not repeated (a repeat's number would become
     another trial's).
     """
-    before = {method.method.label: method for method in there.methods}
-    after = {method.method.label: method for method in wanted.methods}
+    before = {method.label: method for method in there.methods}
+    after = {method.label: method for method in wanted.methods}
     methods = wanted.methods
     if before.keys() <= after.keys():
         methods = tuple(_reduced(after[label], method, there.seeds == 1) for label, method in before.items())
@@ -85,7 +85,7 @@ def record(found: tuple[Added, ...]) -> dict[str, Any]:
             {
                 "budget_flops": item.cell.budget_flops,
                 "model": item.cell.model,
-                "method": item.cell.method.label,
+                "method": item.cell.label,
                 "num_trials": item.num_trials,
                 "is_new": item.is_new,
             }

@@ -6,14 +6,15 @@ Pure: a spec, the shapes of its models and two facts about the data in; frozen v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sweeps.sentences import format_number
-from sweeps.spec import Allocation, FixedHyperparameters, Sampler, Space, SweepSpec
+from sweeps.space import Space, Value
+from sweeps.spec import Allocation, FixedHyperparameters, MethodSpec, Pruning, Sampler, SweepSpec, label_of
 from trainer.flops import booked_flops_per_token, num_tokens
 from trainer.ladder import ModelShape, parameter_counts
-from trainer.trial import Evaluation, Hyperparameters, Method, ParameterCounts, TrialSpec
+from trainer.trial import Check, Evaluation, Hyperparameters, Method, ParameterCounts, TrialSpec
 
 LEARNING: tuple[Sampler, ...] = ("tpe", "cmaes", "gp")
 """Samplers whose suggestions depend on rows."""
@@ -26,11 +27,33 @@ class Cell:
     budget_flops: int
     model: str
     method: Method
+    """Where the cell's study searches settings of it: with the largest of each."""
+    smallest: Method | None = None
+    """Where the study searches settings of the method: with the smallest of each."""
+
+    @property
+    def label(self) -> str:
+        """The method's, or its kind where the study searches what the method's label says."""
+        return label_of(self.method, self.smallest)
 
     @property
     def words(self) -> str:
         """For a person: ``pythia-410m, lora-r128, 1.5e15 FLOPs``."""
-        return f"{_short(self.model)}, {self.method.label}, {_exact(self.budget_flops)} FLOPs"
+        return f"{_short(self.model)}, {self.label}, {_exact(self.budget_flops)} FLOPs"
+
+
+class Cells:
+    """Finds the cell that a trial belongs to."""
+
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        self._cells = {(cell.budget_flops, cell.model, cell.label): cell for cell in cells}
+
+    def of(self, spec: TrialSpec) -> Cell | None:
+        """``None`` where the trial is of none of them."""
+        method = spec.method
+        # A study that searches what the label says has the kind as its label, and is the only one of its kind.
+        keys = [(spec.budget_flops, spec.model, label) for label in (method.label, method.kind)]
+        return next((self._cells[key] for key in keys if key in self._cells), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +82,7 @@ class PlannedCell:
     pairs: int
     steps: int
     epochs: float | None
-    """Absent where the number of pairs is not known."""
+    """Absent where the number of pairs is not known. Where settings of the method are searched, of the cheapest."""
     counts: ParameterCounts
 
     @property
@@ -127,6 +150,7 @@ class Study:
     """Trial n is suggested once the rows 0 to n - lag exist; 0 where suggestions do not depend on rows."""
     startup: int
     warm_start: bool
+    pruning: Pruning | None
     allocation: Allocation
     """The same in all studies of a sweep."""
     num_params: int
@@ -152,29 +176,44 @@ class Study:
     def is_repeat(self, number: int) -> bool:
         return self.num_repeats > 0 and number >= self.num_searched
 
-    def trial(self, number: int, hyperparameters: Hyperparameters) -> TrialSpec:
-        """The study's trial of this number.
+    @property
+    def compared(self) -> tuple[Value, ...]:
+        """The values of which each one's best trial is repeated: the poolings of a grid."""
+        return _compared(self.space, self.sampler)
+
+    def trial(
+        self,
+        number: int,
+        hyperparameters: Hyperparameters,
+        *,
+        method: Method | None = None,
+        checks: tuple[Check, ...] = (),
+    ) -> TrialSpec:
+        """The study's trial of this number. ``method`` where the study searches its settings.
 
         Trials that differ in what is searched share the sweep's seed, so that nothing else differs between them. A
         repeat, and each trial where nothing is searched, has a seed of its own.
         """
-        repeat = max(0, number - self.num_searched + 1) if self.num_repeats else 0
+        repeat = 0
+        if self.is_repeat(number):
+            repeat = (number - self.num_searched) // max(1, len(self.compared)) + 1
         return TrialSpec(
             model=self.cell.model,
             revision=self.revision,
-            method=self.cell.method,
+            method=method or self.cell.method,
             budget_flops=self.cell.budget_flops,
             hyperparameters=hyperparameters,
             evaluation=self.evaluation,
             data=self.data,
             seed=self.seed + (repeat if self.space.searched else number),
             number=number,
+            checks=checks,
         )
 
 
 def study_key(cell: Cell) -> str:
     """The key of a cell's study. The budget is written with all its digits, so that no two cells share a key."""
-    return f"{_exact(cell.budget_flops)}-{cell.model}-{cell.method.label}"
+    return f"{_exact(cell.budget_flops)}-{cell.model}-{cell.label}"
 
 
 def plan(spec: SweepSpec, facts: DataFacts, shapes: Mapping[str, ModelShape]) -> Plan:
@@ -190,8 +229,9 @@ def plan(spec: SweepSpec, facts: DataFacts, shapes: Mapping[str, ModelShape]) ->
             for method in spec.methods:
                 if model not in method.models:
                     continue
-                cell = Cell(budget_flops=budget, model=model, method=method.method)
-                outcome = _plan_cell(cell, method.num_trials + spec.seeds - 1, spec, facts, shapes.get(model))
+                cell = Cell(budget_flops=budget, model=model, method=method.method, smallest=method.smallest)
+                num_trials = method.num_trials + _num_repeats(spec, method)
+                outcome = _plan_cell(cell, num_trials, spec, facts, shapes.get(model))
                 if isinstance(outcome, LeftOut):
                     left_out.append(outcome)
                 else:
@@ -213,17 +253,18 @@ def studies(
             f"sweep {spec.name!r} has no cell left to run: for one, {plan.left_out[0].reason}; "
             "give other budgets_flops or models, or widen limits"
         )
-    by_label = {m.method.label: m for m in spec.methods}
+    by_label = {m.label: m for m in spec.methods}
     return tuple(
         Study(
             cell=planned.cell,
-            space=(space := by_label[planned.cell.method.label].space.resolve(shapes[planned.cell.model])),
+            space=(space := (method := by_label[planned.cell.label]).space.resolve(shapes[planned.cell.model])),
             num_trials=planned.num_trials,
-            num_repeats=spec.seeds - 1,
+            num_repeats=_num_repeats(spec, method),
             sampler=spec.search.sampler,
             lag=_lag(spec, space),
             startup=spec.search.startup,
             warm_start=spec.search.warm_start,
+            pruning=spec.search.pruning,
             allocation=spec.allocation,
             num_params=planned.counts.non_embedding,
             steps=planned.steps,
@@ -237,12 +278,20 @@ def studies(
     )
 
 
+def _num_repeats(spec: SweepSpec, method: MethodSpec) -> int:
+    return (spec.seeds - 1) * max(1, len(_compared(method.space, spec.search.sampler)))
+
+
+def _compared(space: Space, sampler: Sampler) -> tuple[Value, ...]:
+    return space.pooling.values if space.pooling is not None and sampler == "grid" else ()
+
+
 def _lag(spec: SweepSpec, space: Space) -> int:
     if not space.searched:
         return 0
-    # How many trials an adaptive sweep asks of a study depends on its rows, whatever the sampler.
-    learns = spec.search.sampler in LEARNING or spec.allocation.kind == "adaptive"
-    return spec.search.lag if learns else 0
+    # How many trials an adaptive sweep asks of a study, and how far a pruned one comes, depends on its rows.
+    depends = spec.allocation.kind == "adaptive" or spec.search.pruning is not None
+    return spec.search.lag if depends or spec.search.sampler in LEARNING else 0
 
 
 def _plan_cell(
@@ -258,7 +307,10 @@ def _plan_cell(
     pairs = int(tokens / facts.tokens_per_pair)
     steps = pairs // spec.fixed.batch_size
     once = facts.pairs_per_epoch or facts.num_train_pairs
-    epochs = None if once is None else pairs / once
+    most_tokens = tokens
+    if cell.smallest is not None:
+        most_tokens = num_tokens(cell.budget_flops, parameter_counts(shape, cell.smallest), cell.smallest)
+    epochs = None if once is None else int(most_tokens / facts.tokens_per_pair) / once
     subject = f"{_short(cell.model)} at {_exact(cell.budget_flops)} FLOPs"
     if steps < spec.limits.min_steps:
         words = f"{steps} step{'' if steps == 1 else 's'}"

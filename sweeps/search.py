@@ -13,20 +13,18 @@ import math
 import random
 import warnings
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps.plan import Study
-from sweeps.spec import Fixed, Range
-from trainer.trial import Hyperparameters, TrialSpec, TrialState
+from sweeps.points import Point, drawn, grid_mend, grid_point, grid_sides, radical_inverse, rounded, start_of
+from sweeps.space import Choices, Fixed, Value
+from trainer.trial import Hyperparameters, Method, TrialSpec, TrialState
 
 if TYPE_CHECKING:
     import optuna
-
-Point = dict[str, float]
-"""The searched hyperparameters by name."""
 
 ATTEMPTS = 8
 """Suggestions that repeat an earlier point of the study before chance takes over."""
@@ -39,30 +37,43 @@ class Finished:
     spec: TrialSpec
     state: TrialState
     loss: float | None
+    checked: Mapping[float, float] = field(default_factory=dict)
+    """Held-out losses on the way, by share of the budget; a PRUNED trial ended at the last one."""
 
 
-def suggest(study: Study, number: int, rows: Mapping[int, Finished]) -> Hyperparameters:
-    """The hyperparameters of trial ``number``: the same whenever and wherever it is asked.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suggestion:
+    """What a trial is given."""
+
+    hyperparameters: Hyperparameters
+    method: Method
+
+
+def suggest(study: Study, number: int, rows: Mapping[int, Finished]) -> Suggestion:
+    """What trial ``number`` is given: the same whenever and wherever it is asked.
 
     ``rows`` holds the study's finished trials by number. Only 0 to ``number - lag`` are told with their outcome; the
     trials between those and ``number`` are told as running, whether or not they have finished. Trial 0 takes each
-    range's ``start``, or its middle. A repeat takes the hyperparameters of the best trial before the repeats.
+    range's ``start``, or its middle. A repeat takes what the best trial before the repeats was given; where poolings
+    are compared, they take turns.
     """
     if study.is_repeat(number):
-        best = best_of(study, rows)
-        assert best is not None, f"{study.key}: nothing to repeat"
-        return best.spec.hyperparameters
+        best = _repeated(study, number, rows)
+        return Suggestion(hyperparameters=best.spec.hyperparameters, method=best.spec.method)
     assert askable(study, number, rows), f"{study.key}: trial {number} is asked before the rows it needs exist"
     known = number - study.lag
     # Trials that may still run: what they were given is suggested again, from the rows that they were suggested from.
-    points = {i: point_of(study, rows[i].spec.hyperparameters) for i in range(known + 1)} if study.lag else {}
+    points = {i: point_of(study, rows[i].spec) for i in range(known + 1)} if study.lag else {}
     for n in range(max(0, known + 1) if study.lag else number, number + 1):
         points[n] = _suggest_point(study, n, rows, points)
     values = {
         name: dimension.value if isinstance(dimension, Fixed) else points[number][name]
         for name, dimension in study.space.dimensions.items()
     }
-    return study.fixed.with_searched(**values)
+    settings: dict[str, Any] = {f.name: values.pop(f.name) for f in fields(study.cell.method) if f.name in values}
+    return Suggestion(
+        hyperparameters=study.fixed.with_searched(**values), method=replace(study.cell.method, **settings)
+    )
 
 
 def askable(study: Study, number: int, rows: Collection[int]) -> bool:
@@ -80,10 +91,27 @@ def best_of(study: Study, rows: Mapping[int, Finished]) -> Finished | None:
     return rows[min(losses)[1]] if losses else None
 
 
-def point_of(study: Study, hyperparameters: Hyperparameters) -> Point:
-    """Of these hyperparameters the searched ones."""
-    values = asdict(hyperparameters)
-    return {name: values[name] for name in study.space.searched}
+def _repeated(study: Study, number: int, rows: Mapping[int, Finished]) -> Finished:
+    """The trial that a repeat repeats."""
+    if compared := study.compared:
+        turn = compared[(number - study.num_searched) % len(compared)]
+        own = {n: row for n, row in rows.items() if row.spec.hyperparameters.pooling == turn}
+        if (best := best_of(study, own)) is not None:
+            return best
+    best = best_of(study, rows)
+    assert best is not None, f"{study.key}: nothing to repeat"
+    return best
+
+
+def point_of(study: Study, spec: TrialSpec) -> Point:
+    """Of what a trial was given that which is searched."""
+    return {name: value_of(spec, name) for name in study.space.searched}
+
+
+def value_of(spec: TrialSpec, name: str) -> Value:
+    """A hyperparameter of a trial, or a setting of its method."""
+    value: Value = getattr(spec.method if name in {f.name for f in fields(spec.method)} else spec.hyperparameters, name)
+    return value
 
 
 def write_sqlite(path: Path, studies: Iterable[tuple[Study, Mapping[int, Finished]]]) -> None:
@@ -100,9 +128,10 @@ def write_sqlite(path: Path, studies: Iterable[tuple[Study, Mapping[int, Finishe
             copy.add_trial(
                 optuna.trial.create_trial(
                     state=optuna.trial.TrialState[states.get(row.state, "FAIL")],
-                    params=point_of(study, row.spec.hyperparameters),
+                    params=point_of(study, row.spec),
                     distributions=space,
                     value=row.loss,
+                    intermediate_values=_intermediate(row),
                     user_attrs={"trial_id": row.spec.trial_id, "state": row.state.value, "seed": row.spec.seed},
                 )
             )
@@ -113,13 +142,17 @@ def check_sampler(study: Study) -> None:
     num_searched, names = len(study.space.searched), ", ".join(study.space.searched)
     if num_searched == 0:
         return
-    if study.sampler == "grid" and _grid_side(study) ** num_searched != study.num_searched:
-        raise ValueError(
-            f"trials is {study.num_searched} with search.sampler grid over {names}: give a whole number to the power "
-            f"of {num_searched}, such as {max(2, _grid_side(study)) ** num_searched}"
-        )
+    if (
+        study.sampler == "grid"
+        and math.prod(grid_sides(study.space.searched, study.num_searched).values()) != study.num_searched
+    ):
+        mend = grid_mend(study.space.searched, study.num_searched)
+        raise ValueError(f"trials is {study.num_searched} with search.sampler grid over {names}: {mend}")
     if study.sampler == "cmaes" and num_searched < 2:
         raise ValueError(f"search.sampler is 'cmaes' over {names} alone: search two hyperparameters, or choose tpe")
+    if study.sampler == "cmaes" and len(study.space.ranges) < num_searched:
+        listed = next(name for name in study.space.searched if name not in study.space.ranges)
+        raise ValueError(f"search.sampler is 'cmaes' with a list for {listed}: give a range, or choose tpe")
     packages = {"cmaes": "cmaes", "gp": "torch"}
     if (package := packages.get(study.sampler)) and find_spec(package) is None:
         raise ValueError(
@@ -132,7 +165,7 @@ def _suggest_point(study: Study, number: int, rows: Mapping[int, Finished], poin
     if not searched:
         return {}
     if study.sampler == "grid":
-        return _grid_point(study, number)
+        return grid_point(searched, study.num_searched, number)
     if number == 0:
         return start_of(searched)
     # A failed trial's point would fail again, and a finished one's tells nothing new: repeats are the spec's `seeds`.
@@ -142,12 +175,7 @@ def _suggest_point(study: Study, number: int, rows: Mapping[int, Finished], poin
         if point not in taken:
             return point
     draw = random.Random(_seed(study, number, ATTEMPTS))
-    return {name: _rounded(at(r, draw.random()), r) for name, r in searched.items()}
-
-
-def start_of(searched: Mapping[str, Range]) -> Point:
-    """What the first trial of a study uses."""
-    return {name: _rounded(at(r, 0.5), r) if r.start is None else r.start for name, r in searched.items()}
+    return {name: rounded(drawn(r, draw.random()), r) for name, r in searched.items()}
 
 
 def _ask(study: Study, number: int, attempt: int, rows: Mapping[int, Finished], points: Mapping[int, Point]) -> Point:
@@ -163,13 +191,13 @@ def _ask(study: Study, number: int, attempt: int, rows: Mapping[int, Finished], 
             # A Halton sequence, shifted as a whole by the study's own seed.
             shift = random.Random(_seed(study, 0))
             point = {
-                name: at(r, (_radical_inverse(number, base) + shift.random()) % 1)
-                for (name, r), base in zip(searched.items(), (2, 3, 5), strict=False)
+                name: drawn(r, (radical_inverse(number, base) + shift.random()) % 1)
+                for (name, r), base in zip(searched.items(), (2, 3, 5, 7, 11, 13, 17, 19), strict=False)
             }
         case _:
             draw = random.Random(seed)
-            point = {name: at(r, draw.random()) for name, r in searched.items()}
-    return {name: _rounded(point[name], r) for name, r in searched.items()}
+            point = {name: drawn(r, draw.random()) for name, r in searched.items()}
+    return {name: rounded(point[name], r) for name, r in searched.items()}
 
 
 def _ask_anew(study: Study, number: int, seed: int, rows: Mapping[int, Finished], points: Mapping[int, Point]) -> Point:
@@ -185,7 +213,7 @@ def _ask_anew(study: Study, number: int, seed: int, rows: Mapping[int, Finished]
             trial = _told(study, rows, n, upto=number - study.lag)
         rebuilt.add_trial(optuna.trial.create_trial(params=points[n], distributions=space, **trial))
     params = rebuilt.ask(fixed_distributions=space).params
-    return {name: float(params[name]) for name in space}
+    return {name: params[name] for name in space}
 
 
 def _ask_in_turn(study: Study, number: int, rows: Mapping[int, Finished]) -> Point:
@@ -199,9 +227,10 @@ def _ask_in_turn(study: Study, number: int, rows: Mapping[int, Finished]) -> Poi
     asked: list[optuna.Trial] = []
     for n in range(number + 1):
         if (known := n - study.lag) >= 0:
-            rebuilt.tell(asked[known], _told(study, rows, known, upto=known)["value"])
+            told = _told(study, rows, known, upto=known)
+            rebuilt.tell(asked[known], told.get("value"), told["state"])
         asked.append(rebuilt.ask(fixed_distributions=space))
-    return {name: float(asked[number].params[name]) for name in space}
+    return {name: asked[number].params[name] for name in space}
 
 
 def _sampler(study: Study, seed: int) -> optuna.samplers.BaseSampler:
@@ -219,15 +248,18 @@ def _sampler(study: Study, seed: int) -> optuna.samplers.BaseSampler:
 def _told(study: Study, rows: Mapping[int, Finished], number: int, upto: int) -> dict[str, Any]:
     """Optuna's state and value of a finished trial, from the rows 0 to ``upto``.
 
-    TPE counts a pruned trial among the bad ones and forgets a failed one; a trial that diverged or failed says that its
-    hyperparameters are bad. (Told as failures, half of the trials beside a cliff went over it.) The other samplers
-    forget both, so there such a trial gets a loss beyond the worst one.
+    A pruned trial is told with its losses on the way, and never with a value: TPE puts it behind every complete one,
+    by how far it came, and the other samplers pass it over. TPE forgets a failed trial; one that diverged or failed
+    says that its hyperparameters are bad, so it is told as pruned at the very start. (Told as failures, half of the
+    trials beside a cliff went over it.) For the other samplers such a trial gets a loss beyond the worst one.
     """
     import optuna
 
     row = rows[number]
     if row.state is TrialState.COMPLETE:
         return {"state": optuna.trial.TrialState.COMPLETE, "value": row.loss}
+    if row.state is TrialState.PRUNED:
+        return {"state": optuna.trial.TrialState.PRUNED, "intermediate_values": _intermediate(row)}
     if study.sampler == "tpe":
         return {"state": optuna.trial.TrialState.PRUNED}
     losses = [loss for n in range(upto + 1) if (loss := rows[n].loss) is not None]
@@ -236,63 +268,23 @@ def _told(study: Study, rows: Mapping[int, Finished], number: int, upto: int) ->
     return {"state": optuna.trial.TrialState.COMPLETE, "value": beyond}
 
 
+def _intermediate(row: Finished) -> dict[int, float]:
+    """The losses on the way by percent of the budget, which is Optuna's step."""
+    return {round(100 * share): loss for share, loss in row.checked.items()}
+
+
 def _distributions(study: Study) -> dict[str, optuna.distributions.BaseDistribution]:
     import optuna
 
     return {
-        name: optuna.distributions.FloatDistribution(r.low, r.high, log=r.log)
-        for name, r in study.space.searched.items()
+        name: optuna.distributions.CategoricalDistribution(d.values)
+        if isinstance(d, Choices)
+        else optuna.distributions.FloatDistribution(d.low, d.high, log=d.log)
+        for name, d in study.space.searched.items()
     }
-
-
-def _grid_side(study: Study) -> int:
-    """Points of a grid along each searched hyperparameter."""
-    return round(math.pow(study.num_searched, 1 / len(study.space.searched)))
-
-
-def _grid_point(study: Study, number: int) -> Point:
-    """Even steps on each range's scale, both ends included; the last hyperparameter changes fastest."""
-    side, point = _grid_side(study), {}
-    for name, r in reversed(study.space.searched.items()):
-        number, digit = divmod(number, side)
-        point[name] = _rounded(at(r, digit / (side - 1) if side > 1 else 0.5), r)
-    return {name: point[name] for name in study.space.searched}
 
 
 def _seed(study: Study, number: int, attempt: int = 0) -> int:
     """32 bits of a hash that is the same in every process (Python's own is salted)."""
     text = json.dumps([study.seed, study.key, number, *([attempt] if attempt else [])])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
-
-
-def at(r: Range, share: float) -> float:
-    """The value at a share of the range, on its scale; beyond an end where the share is below 0 or above 1."""
-    if r.log:
-        return math.exp(math.log(r.low) + share * (math.log(r.high) - math.log(r.low)))
-    return r.low + share * (r.high - r.low)
-
-
-def share_of(r: Range, value: float) -> float:
-    """Where a value lies in the range, on its scale: the inverse of ``at``."""
-    if r.log:
-        return math.log(value / r.low) / math.log(r.high / r.low)
-    return (value - r.low) / (r.high - r.low)
-
-
-def _rounded(value: float, r: Range) -> float:
-    """Four digits: they read well, and the last bits of one machine's logarithm do not rename a trial on another."""
-    return min(max(four_digits(value), r.low), r.high)
-
-
-def four_digits(value: float) -> float:
-    return float(f"{value:.3e}")
-
-
-def _radical_inverse(number: int, base: int) -> float:
-    """The digits of ``number`` mirrored at the point (van der Corput)."""
-    inverse, share = 0.0, 1.0
-    while number:
-        number, digit = divmod(number, base)
-        share /= base
-        inverse += digit * share
-    return inverse

@@ -19,81 +19,16 @@ from sweeps import border, yaml12
 from sweeps.data import DataSpec, data_spec
 from sweeps.overrides import overridden
 from sweeps.sentences import nearest
-from trainer.ladder import LADDERS, ModelShape
+from sweeps.space import Choices, Fixed, Range, Searched, Space, Unit, Value, dimension_fields
+from trainer.ladder import LADDERS
 from trainer.trial import Dtype, Evaluation, Hyperparameters, Method, Pooling, method_from
 
-Unit = Literal["absolute", "pretraining"]
 Sampler = Literal["tpe", "random", "qmc", "grid", "cmaes", "gp"]
 Auto = Literal["auto"]
 """The placement decides."""
 TrackerName = Literal["wandb", "mlflow"]
 KeepWeights = Literal["none", "best", "all"]
 """``best``: of the complete trials so far, the one of least loss at each budget and method, over all models."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fixed:
-    """A hyperparameter that is held at one value."""
-
-    value: float
-    of: Unit = "absolute"
-
-    def times(self, unit: float) -> Fixed:
-        return Fixed(value=self.value * unit)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Range:
-    """A hyperparameter that is searched from ``low`` to ``high``, both included."""
-
-    low: float
-    high: float
-    log: bool = True
-    start: float | None = None
-    """What the first trial of each study uses; the middle of the range where absent."""
-    of: Unit = "absolute"
-
-    def times(self, unit: float) -> Range:
-        start = None if self.start is None else self.start * unit
-        return Range(low=self.low * unit, high=self.high * unit, log=self.log, start=start)
-
-
-Dimension = Fixed | Range
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Space:
-    """The three hyperparameters that a study may search, named as in ``Hyperparameters``."""
-
-    learning_rate: Dimension
-    temperature: Dimension
-    weight_decay: Dimension
-
-    @property
-    def dimensions(self) -> dict[str, Dimension]:
-        return {
-            "learning_rate": self.learning_rate,
-            "temperature": self.temperature,
-            "weight_decay": self.weight_decay,
-        }
-
-    @property
-    def searched(self) -> dict[str, Range]:
-        return {name: d for name, d in self.dimensions.items() if isinstance(d, Range)}
-
-    def resolve(self, shape: ModelShape) -> Space:
-        """The space with a learning rate in absolute numbers.
-
-        Raises ``ValueError`` where it is given in units of a pre-training rate that is not known for this model.
-        """
-        if self.learning_rate.of == "absolute":
-            return self
-        if not shape.pretraining_learning_rate > 0:
-            raise ValueError(
-                f"search.learning_rate is in units of the pre-training rate, and that of {shape.name} is not known: "
-                "give the learning rate without 'of: pretraining'"
-            )
-        return replace(self, learning_rate=self.learning_rate.times(shape.pretraining_learning_rate))
 
 
 # A tenth of the pre-training rate, a temperature of 1/40 and a weight decay of 0.1: the paper's values (appendix E).
@@ -109,10 +44,27 @@ class MethodSpec:
     """A method, what is searched for it, and how often in each study."""
 
     method: Method
+    """Where studies search settings of it: with the largest of each."""
     models: tuple[str, ...]
     """Among the sweep's: a method may be asked of some of them only."""
     space: Space
+    """With the method's settings that are searched."""
     num_trials: int
+    smallest: Method | None = None
+    """Where studies search settings of the method: with the smallest of each."""
+
+    @property
+    def label(self) -> str:
+        return label_of(self.method, self.smallest)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's settings, each a number or what it is searched over, as a spec writes them."""
+        searched = self.space.searched
+        return {
+            name: dimension_fields(name, searched[name]) if name in searched else value
+            for name, value in asdict(self.method).items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,10 +77,10 @@ class FixedHyperparameters:
     pooling: Pooling
     gradient_clipping: float
 
-    def with_searched(self, *, learning_rate: float, temperature: float, weight_decay: float) -> Hyperparameters:
-        return Hyperparameters(
-            learning_rate=learning_rate, temperature=temperature, weight_decay=weight_decay, **asdict(self)
-        )
+    def with_searched(self, **values: Value) -> Hyperparameters:
+        """``values`` has the other hyperparameters, and those of the held ones that are searched after all."""
+        together: dict[str, Any] = {**asdict(self), **values}
+        return Hyperparameters(**together)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +94,16 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pruning:
+    """When a trial is ended that does worse than the trials of its study before it."""
+
+    shares: tuple[float, ...]
+    """Of the budget, rising: where the held-out loss is compared with theirs at the same share."""
+    min_rows: int
+    """Trials that must have got there before one is ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
     """How hyperparameters are suggested."""
 
@@ -152,6 +114,7 @@ class Search:
     """Finished trials before the sampler models them; random until then."""
     warm_start: bool
     """Whether a study starts from, and searches around, what smaller budgets found for its method."""
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,16 +209,25 @@ class SweepSpec:
         fields["budgets_flops"] = list(self.budgets_flops)
         fields["methods"] = [
             {
-                m.method.kind: asdict(m.method),
+                m.method.kind: m.settings,
                 "models": list(m.models),
                 "search": _space_fields(m.space),
                 "trials": m.num_trials,
             }
             for m in self.methods
         ]
+        if self.search.pruning is None:
+            del fields["search"]["pruning"]
+        else:
+            fields["search"]["pruning"]["shares"] = list(self.search.pruning.shares)
         if self.expected is None:
             del fields["expected"]
         return fields
+
+
+def label_of(method: Method, smallest: Method | None) -> str:
+    """A method's label; its kind where studies search what the label says, such as LoRA's rank."""
+    return method.label if smallest is None or smallest.label == method.label else method.kind
 
 
 def first_difference(ours: object, theirs: object, path: str = "") -> tuple[str, object, object] | None:
@@ -324,12 +296,17 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
                 f"{where}: methods[{number}].models has {min(others)!r}, which is not among the sweep's models: "
                 "add it there"
             )
-    labels = [m.method.label for m in methods]
+    labels = [m.label for m in methods]
     for number, label in enumerate(labels):
         if labels.index(label) < number:
             raise ValueError(
                 f"{where}: methods[{number}] is {label!r}, as methods[{labels.index(label)}] is: "
                 "give each method once, or put the other setting into a sweep of its own"
+            )
+        if methods[number].smallest and [m.method.kind for m in methods].count(methods[number].method.kind) > 1:
+            raise ValueError(
+                f"{where}: methods[{number}] searches settings of {methods[number].method.kind!r}, and another of the "
+                "methods is of this kind too: put one of the two into a sweep of its own"
             )
     return SweepSpec(
         name=fields.name,
@@ -345,6 +322,9 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
             lag=fields.search.lag,
             startup=fields.search.startup,
             warm_start=fields.search.warm_start,
+            pruning=Pruning(shares=tuple(cut.shares), min_rows=cut.min_rows)
+            if (cut := fields.search.pruning)
+            else None,
         ),
         allocation=Allocation(**fields.allocation.model_dump()),
         resources=_resources(fields.resources),
@@ -364,29 +344,41 @@ def _members(names: Sequence[str]) -> tuple[str, ...]:
 def _method_spec(entry: Any, fields: border.SpecFields) -> MethodSpec:
     [kind] = [name for name in entry.model_fields_set if name not in ("models", "search", "trials")]
     space = _space(PAPER_SPACE, fields.search)
+    if entry.search:
+        space = _space(space, entry.search)
+    given = dict(getattr(entry, kind))
+    searched = {name: value for name, value in given.items() if isinstance(value, (list, border.DimensionFields))}
+    settings: dict[str, Any] = {name: _dimension(name, value) for name, value in searched.items()}
+    smallest, largest = (method_from(kind, **border.ends(given, pick)) for pick in (min, max))
     return MethodSpec(
-        method=method_from(kind, **getattr(entry, kind).model_dump()),
+        method=largest,
         models=_members(entry.models or fields.models),
-        space=_space(space, entry.search) if entry.search else space,
+        space=replace(space, **settings),
         num_trials=entry.trials or fields.trials,
+        smallest=smallest if searched else None,
     )
 
 
 def _space(base: Space, own: border.SpaceFields) -> Space:
-    given = {name: getattr(own, name) for name in base.dimensions}
-    return replace(base, **{name: _dimension(d) for name, d in given.items() if d is not None})
+    given = {name: getattr(own, name) for name in border.SpaceFields.model_fields}
+    dimensions: dict[str, Any] = {name: _dimension(name, d) for name, d in given.items() if d is not None}
+    return replace(base, **dimensions)
 
 
-def _dimension(fields: border.DimensionFields) -> Dimension:
+def _dimension(name: str, fields: border.DimensionFields | list[Value]) -> Fixed | Searched:
+    if isinstance(fields, list):
+        return Choices(values=tuple(fields))
     of: Unit = fields.of if isinstance(fields, border.LearningRateFields) else "absolute"
     if fields.value is not None:
         return Fixed(value=fields.value, of=of)
     assert fields.low is not None and fields.high is not None
-    return Range(low=fields.low, high=fields.high, log=fields.log, start=fields.start, of=of)
+    return Range(low=fields.low, high=fields.high, log=fields.log, start=fields.start, of=of, whole=name == "rank")
 
 
 def _space_fields(space: Space) -> dict[str, Any]:
-    """Without fields that hold nothing, and with ``of`` for the learning rate alone, as the border takes them."""
-    fields = {name: {k: v for k, v in asdict(d).items() if v is not None} for name, d in space.dimensions.items()}
-    del fields["temperature"]["of"], fields["weight_decay"]["of"]
-    return fields
+    """Of the space what stands under ``search``: the method's own settings stand beside its name."""
+    return {
+        name: dimension_fields(name, d)
+        for name, d in space.dimensions.items()
+        if name in border.SpaceFields.model_fields
+    }

@@ -15,14 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from analysis.fit import FloatArray
 from sweeps.plan import Cell, Study
-from sweeps.search import Finished, at, best_of, four_digits, share_of
-from sweeps.spec import Range, Space
+from sweeps.points import at, four_digits, share_of
+from sweeps.search import Finished, best_of, value_of
+from sweeps.space import Range, Space, Value
 from trainer.trial import TrialState
 
 RATE = "learning_rate"
@@ -44,6 +45,8 @@ MIN_SHARE, NUM_DEVIATIONS = 0.25, 2.0
 EDGE_SHARE, BEYOND = 0.05, 0.5
 # No range goes further than this, in half-widths of the spec's from its middle.
 FURTHEST = 2.0
+# Only these go beyond the spec's range: a share ends at 1, and the machines are chosen for the largest rank.
+WITHOUT_END = (RATE, "temperature", "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +95,8 @@ def _edges_of(past: Past) -> list[tuple[str, float, Literal["low", "high"], floa
     found: list[tuple[str, float, Literal["low", "high"], float]] = []
     if past.best is None:
         return found
-    for name, r in past.space.searched.items():
-        value = getattr(past.best.spec.hyperparameters, name)
+    for name, r in past.space.ranges.items():
+        value = float(value_of(past.best.spec, name))
         share = share_of(r, value)
         if share <= EDGE_SHARE:
             found.append((name, value, "low", r.low))
@@ -110,7 +113,7 @@ def warmed(study: Study, history: Sequence[Past]) -> Study:
     budget, then nearest size) has found its best at an end of its range, this one goes on beyond that end.
     """
     neighbours = [past for past in history if past.best is not None]
-    if not neighbours or not study.space.searched:
+    if not neighbours or not study.space.ranges:
         return study
     bowl = Bowl(study, history)
     nearest = min(
@@ -122,8 +125,8 @@ def warmed(study: Study, history: Sequence[Past]) -> Study:
         ),
     )
     ends = {(name, side): end for name, _, side, end in _edges_of(nearest)}
-    ranges = {}
-    for name, r in study.space.searched.items():
+    ranges: dict[str, Any] = {}
+    for name, r in study.space.ranges.items():
         centre, deviation = bowl.optimum(name)
         half = min(1.0, max(MIN_SHARE, NUM_DEVIATIONS * deviation))
         low, high = max(centre - half, -1.0), min(centre + half, 1.0)
@@ -131,12 +134,13 @@ def warmed(study: Study, history: Sequence[Past]) -> Study:
             high = centre + half
         if centre < -1 + EDGE_SHARE:
             low = centre - half
-        before = nearest.study.space.searched[name]
+        before = nearest.study.space.ranges[name]
         if (name, "low") in ends:
             low = min(low, _position(before, ends[name, "low"]) - BEYOND)
         if (name, "high") in ends:
             high = max(high, _position(before, ends[name, "high"]) + BEYOND)
-        ranges[name] = _range(r, max(low, -FURTHEST), min(high, FURTHEST), centre)
+        furthest = FURTHEST if name in WITHOUT_END else 1.0
+        ranges[name] = _range(r, max(low, -furthest), min(high, furthest), centre)
     return replace(study, space=replace(study.space, **ranges))
 
 
@@ -146,7 +150,7 @@ class Bowl:
     def __init__(self, study: Study, pasts: Sequence[Past]) -> None:
         """``pasts`` are studies of the same method, with the study itself among them where it has rows."""
         self._study = study
-        self._names = tuple(study.space.searched)
+        self._names = tuple(study.space.ranges)
         self.noise = noise_of(pasts)
         mean, precision = self._prior()
         rows = [row for past in pasts for row in self._rows(past)]
@@ -173,25 +177,25 @@ class Bowl:
         variance = float(gradient @ self._covariance[index : index + 2, index : index + 2] @ gradient)
         return float(np.clip(-slope / (2 * rise), -FURTHEST, FURTHEST)), math.sqrt(variance)
 
-    def gain(self, point: Mapping[str, float]) -> float:
+    def gain(self, point: Mapping[str, Value]) -> float:
         """Expected ln loss of ``point`` above the optimum's, whose uncertainty counts: what more trials may gain."""
         total = 0.0
         for name in self._names:
             best, deviation = self.optimum(name)
             rise = max(float(self._mean[2 * self._names.index(name)]), 0.25 * _prior_rise(name))
-            distance = _position(self._study.space.searched[name], point[name]) - best
+            distance = _position(self._study.space.ranges[name], float(point[name])) - best
             total += rise * (distance**2 + deviation**2)
         return total
 
     def _prior(self) -> tuple[FloatArray, FloatArray]:
         """Mean and precision of rise and slope for each hyperparameter, then of the rate's slope in budget and size."""
         mean, deviation = [], []
-        for name, r in self._study.space.searched.items():
+        for name, r in self._study.space.ranges.items():
             rise, start = _prior_rise(name), 0.0 if r.start is None else _position(r, r.start)
             mean += [rise, -2 * rise * start]
             deviation += [rise, rise]
         if RATE in self._names:
-            rate = self._study.space.searched[RATE]
+            rate = self._study.space.ranges[RATE]
             half_width = math.log(rate.high / rate.low) / 2 if rate.log else 1.0
             mean += [0.0, 0.0]
             deviation += [2 * _prior_rise(RATE) * PRIOR_EXPONENT / half_width] * 2
@@ -216,7 +220,7 @@ class Bowl:
     def _features(self, study: Study, row: Finished) -> list[float]:
         features: list[float] = []
         for name in self._names:
-            t = _position(study.space.searched[name], getattr(row.spec.hyperparameters, name))
+            t = _position(study.space.ranges[name], float(value_of(row.spec, name)))
             features += [t * t, t]
         if RATE in self._names:
             rate = features[2 * self._names.index(RATE) + 1]
@@ -236,18 +240,23 @@ class _Row:
     """ln loss above the best of its study."""
 
 
+def losses_like(best: Finished, rows: Mapping[int, Finished]) -> list[float]:
+    """The losses of the trials that were given what ``best`` was given: itself and its repeats."""
+    given = (best.spec.hyperparameters, best.spec.method)
+    return [
+        row.loss
+        for row in rows.values()
+        if row.loss is not None and (row.spec.hyperparameters, row.spec.method) == given
+    ]
+
+
 def noise_of(pasts: Iterable[Past]) -> float:
     """Relative standard deviation of a loss between seeds, from the studies' repeats and a prior."""
     squares, degrees = PRIOR_DEGREES * PRIOR_NOISE**2, PRIOR_DEGREES
     for past in pasts:
         if past.best is None:
             continue
-        settings = past.best.spec.hyperparameters
-        logs = [
-            math.log(row.loss)
-            for row in past.rows.values()
-            if row.loss is not None and row.spec.hyperparameters == settings
-        ]
+        logs = [math.log(loss) for loss in losses_like(past.best, past.rows)]
         squares += sum((value - sum(logs) / len(logs)) ** 2 for value in logs)
         degrees += len(logs) - 1
     return math.sqrt(squares / degrees)
@@ -275,4 +284,4 @@ def _range(r: Range, low: float, high: float, start: float) -> Range:
         low = max(low, -1.0)
     ends = [four_digits(at(r, (position + 1) / 2)) for position in (low, high)]
     start = four_digits(at(r, (min(max(start, low), high) + 1) / 2))
-    return Range(low=ends[0], high=ends[1], log=r.log, start=min(max(start, ends[0]), ends[1]))
+    return Range(low=ends[0], high=ends[1], log=r.log, start=min(max(start, ends[0]), ends[1]), whole=r.whole)

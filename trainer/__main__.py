@@ -33,6 +33,7 @@ from trainer.trial import (
     Hyperparameters,
     Method,
     Placement,
+    Pooling,
     Stopped,
     TrialFiles,
     TrialResult,
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--batch-size", type=int, default=64, help="pairs in a step")
     parser.add_argument("--max-length", type=int, default=32, help="tokens a text is cut to")
-    parser.add_argument("--pooling", default="mean", choices=("mean", "last"))
+    parser.add_argument("--pooling", default="mean", choices=get_args(Pooling))
     parser.add_argument("--gradient-clipping", type=float, default=1.0, help="0 clips nothing")
     parser.add_argument("--num-pairs", type=int, default=1024, help="held-out pairs that give the loss")
     parser.add_argument("--num-candidates", type=int, default=256, help="positives a held-out query is compared with")

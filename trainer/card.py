@@ -72,7 +72,11 @@ def _usage(spec: TrialSpec, manifest: DataManifest) -> str:
     )
 
 
-_POOLING = {"mean": "the mean of its tokens' last states", "last": "the last token's last state"}
+_POOLING = {
+    "mean": "the mean of its tokens' last states",
+    "last": "the last token's last state",
+    "weighted-mean": "the mean of its tokens' last states, weighted by position",
+}
 
 
 def _results(result: TrialResult) -> str:

@@ -262,6 +262,14 @@ def _texts_of(chunk: Chunk) -> list[Tensor]:
     return list(torch.split(chunk.token_ids, chunk.lengths.tolist()))
 
 
+def _sums(states: Tensor, lengths: Tensor) -> Tensor:
+    """(B, D) sums of each text's states."""
+    text_of_token = torch.repeat_interleave(
+        torch.arange(len(lengths), device=states.device), lengths, output_size=len(states)
+    )
+    return states.new_zeros(len(lengths), states.shape[1]).index_add(0, text_of_token, states)
+
+
 class Encoder(nn.Module):
     """A decoder, pooled and normalised: (chunk of B texts) -> (B, D) unit vectors in float32 or wider."""
 
@@ -277,11 +285,12 @@ class Encoder(nn.Module):
         ends = torch.cumsum(chunk.lengths, 0)
         match self.pooling:
             case "mean":
-                text_of_token = torch.repeat_interleave(
-                    torch.arange(len(chunk.lengths), device=states.device), chunk.lengths, output_size=len(states)
-                )
-                sums = states.new_zeros(len(chunk.lengths), states.shape[1]).index_add(0, text_of_token, states)
-                pooled = sums / chunk.lengths[:, None]
+                pooled = _sums(states, chunk.lengths) / chunk.lengths[:, None]
+            case "weighted-mean":
+                # Token i of n weighs i / (1 + ... + n): a later state has seen more (SGPT, Muennighoff 2022).
+                weights = (chunk.positions + 1).to(states.dtype)
+                totals = chunk.lengths * (chunk.lengths + 1) // 2
+                pooled = _sums(states * weights[:, None], chunk.lengths) / totals[:, None]
             case "last":
                 pooled = states[ends - 1]
         return F.normalize(pooled, dim=-1)

@@ -33,7 +33,11 @@ _WEIGHTS = "trained.safetensors"
 _ENCODER_PREFIX = "backbone."
 """``Encoder`` calls its decoder so, and trained tensors are named as in the encoder."""
 _PEFT_PREFIX = "base_model.model."
-_POOLING_KEYS: dict[Pooling, str] = {"mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
+_POOLING_KEYS: dict[Pooling, str] = {
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+    "weighted-mean": "pooling_mode_weightedmean_tokens",
+}
 
 
 def save_trained(folder: Path, spec: TrialSpec, tensors: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,14 +29,15 @@ from trainer.export import save_trained
 from trainer.flops import booked_flops_per_token, forward_flops, measured_flops
 from trainer.ladder import ModelShape, parameter_counts
 from trainer.methods import apply_method
+from trainer.progress import Progress
 from trainer.shrink import remember, remembered, with_less_memory
 from trainer.trial import (
+    CheckedLoss,
     CurvePoint,
     Hyperparameters,
     Metrics,
     ParameterCounts,
     Placement,
-    Spending,
     Stopped,
     TrialFiles,
     TrialResult,
@@ -47,6 +48,8 @@ from trainer.world import ALONE, World
 
 CURVE_POINTS = 200
 """About how many points a stored curve has."""
+FIRST_CHECK = 20
+"""Steps before which no trial is checked: its loss says little about where it will end."""
 
 Report = Callable[[CurvePoint], None]
 Together = Callable[[TrialSpec, Placement, TrialFiles, Report], TrialResult]
@@ -68,15 +71,6 @@ class _Trial:
     flops_per_token: int
 
 
-@dataclass(kw_only=True, slots=True)
-class _Progress:
-    """What changes from step to step, and what a checkpoint keeps beside the tensors. Equal on every worker."""
-
-    spending: Spending = field(default_factory=Spending)
-    curve: list[CurvePoint] = field(default_factory=list)
-    num_resumes: int = 0
-
-
 def train(
     spec: TrialSpec,
     placement: Placement,
@@ -91,9 +85,9 @@ def train(
     ``report`` gets the state after every step. Where it raises ``Stopped``, a checkpoint is written and ``Stopped``
     comes out; what else it raises ends the call at once. The next call goes on from the last checkpoint, on this
     placement or another. Where a GPU runs out of memory, the trial goes on from its last checkpoint with less, and the
-    result's placement says with what. Ends COMPLETE, or DIVERGED on a loss or gradient that is not finite; raises on
-    everything else. On CPUs with the same number of threads and workers the result is the same bit for bit, however
-    often it was interrupted.
+    result's placement says with what. Ends COMPLETE, PRUNED where a check of the spec says so, or DIVERGED on a loss or
+    gradient that is not finite; raises on everything else. On CPUs with the same number of threads and workers the
+    result is the same bit for bit, however often it was interrupted.
     """
     work = train_worker if placement.num_workers == 1 and placement.zero_stage is None else together
     folder = Path(files.checkpoints)
@@ -127,11 +121,15 @@ def train_worker(
     checkpointed = time.monotonic()
     state, error = TrialState.COMPLETE, ""
     while (batch := _next_batch(trial, progress)) is not None:
+        before = progress.spending.booked_flops
         point = _step(trial, progress, batch)
-        stopped = _report(report, point, world)
         if not (math.isfinite(point.train_loss) and math.isfinite(point.gradient_norm)):
             state = TrialState.DIVERGED
             error = f"step {point.step}: loss {point.train_loss}, gradient norm {point.gradient_norm}"
+        elif _falls_behind(trial, progress, before):
+            state = TrialState.PRUNED
+        stopped = _report(report, point, world)
+        if state is not TrialState.COMPLETE:
             break
         due = world.leads and time.monotonic() - checkpointed >= placement.checkpoint_seconds
         num_stopped, num_due = world.sums(stopped is not None, due)
@@ -143,9 +141,7 @@ def train_worker(
             raise stopped or Stopped
     metrics = None
     if state is TrialState.COMPLETE:
-        metrics, evaluation_flops = _evaluate(trial)
-        spending = progress.spending
-        progress.spending = replace(spending, measured_flops=spending.measured_flops + evaluation_flops)
+        metrics = _evaluate(trial, progress)
         if files.weights:
             trained = trial.engine.trained()
             if world.leads:
@@ -198,12 +194,12 @@ def _set_up(spec: TrialSpec, placement: Placement, files: TrialFiles, world: Wor
     )
 
 
-def _next_batch(trial: _Trial, progress: _Progress) -> Batch | None:
+def _next_batch(trial: _Trial, progress: Progress) -> Batch | None:
     remaining_tokens = (trial.spec.budget_flops - progress.spending.booked_flops) // trial.flops_per_token
     return next_batch(trial.train_split, trial.spec, progress.spending.steps, remaining_tokens)
 
 
-def _step(trial: _Trial, progress: _Progress, batch: Batch) -> CurvePoint:
+def _step(trial: _Trial, progress: Progress, batch: Batch) -> CurvePoint:
     """One optimizer update on ``batch``."""
     spec, placement = trial.spec, trial.placement
     flops = batch.num_tokens * trial.flops_per_token
@@ -249,8 +245,27 @@ def _step(trial: _Trial, progress: _Progress, batch: Batch) -> CurvePoint:
     return point
 
 
-def _evaluate(trial: _Trial) -> tuple[Metrics, int]:
-    """Held-out metrics on the fixed validation pairs, and the forward FLOPs they took."""
+def _falls_behind(trial: _Trial, progress: Progress, before: int) -> bool:
+    """Whether the last step, which began with ``before`` FLOPs spent, has come to a check with too high a loss.
+
+    The loss is noted before anything else can end the step, so that a trial that goes on from here has it.
+    """
+    spent, budget = progress.spending, trial.spec.budget_flops
+    due = [check for check in trial.spec.checks if before < check.share * budget <= spent.booked_flops]
+    if not due or spent.steps < FIRST_CHECK:
+        return False
+    loss = _evaluate(trial, progress).loss
+    if not math.isfinite(loss):
+        return False  # the next step's gradient says so too
+    progress.checked += [CheckedLoss(share=check.share, loss=loss) for check in due]
+    too_high = any(check.above is not None and loss > check.above for check in due)
+    # The leading worker's word: on other hardware the last bits may differ between workers.
+    [num_behind] = trial.world.sums(trial.world.leads and too_high)
+    return num_behind > 0
+
+
+def _evaluate(trial: _Trial, progress: Progress) -> Metrics:
+    """Held-out metrics on the fixed validation pairs; the forward FLOPs they take are measured, not booked."""
     queries, positives = held_out_texts(trial.validation_split, trial.spec)
     with torch.no_grad():
         embedded = _embed(trial, queries + positives, recompute=False)
@@ -262,7 +277,8 @@ def _evaluate(trial: _Trial) -> tuple[Metrics, int]:
     flops = forward_flops(
         trial.shape, trial.spec.method, tokens=embedded.computed_tokens, squared_lengths=embedded.squared_lengths
     )
-    return metrics, flops
+    progress.spending = replace(progress.spending, measured_flops=progress.spending.measured_flops + flops)
+    return metrics
 
 
 def _embed(trial: _Trial, texts: Sequence[np.ndarray], *, recompute: bool) -> Embedded:
@@ -286,7 +302,7 @@ def _belongs_on_curve(point: CurvePoint, step_flops: int, batch: Batch, spec: Tr
     return crossed and len(batch.queries) == spec.hyperparameters.batch_size
 
 
-def _used_until_now(trial: _Trial, progress: _Progress, started: float) -> None:
+def _used_until_now(trial: _Trial, progress: Progress, started: float) -> None:
     memory = trial.world.largest(peak_memory_bytes(trial.placement))
     progress.spending = replace(
         progress.spending,
@@ -295,21 +311,16 @@ def _used_until_now(trial: _Trial, progress: _Progress, started: float) -> None:
     )
 
 
-def _save(trial: _Trial, progress: _Progress, folder: Path) -> None:
+def _save(trial: _Trial, progress: Progress, folder: Path) -> None:
     tensors = trial.engine.state()
     if not trial.world.leads:
         return
     tensors["random_state"] = torch.get_rng_state()
-    record = {
-        "trial": trial.spec.to_json(),
-        "spending": asdict(progress.spending),
-        "curve": [asdict(point) for point in progress.curve],
-        "num_resumes": progress.num_resumes,
-    }
+    record = {"trial": trial.spec.to_json(), **progress.to_record()}
     checkpoint.save(folder, checkpoint.Checkpoint(step=progress.spending.steps, tensors=tensors, record=record))
 
 
-def _resume(trial: _Trial, folder: Path) -> _Progress:
+def _resume(trial: _Trial, folder: Path) -> Progress:
     """The progress of the newest whole checkpoint of this very trial, its tensors put back; else a fresh start.
 
     The leading worker says which: a process that is cut off and trains on may add one while they look.
@@ -317,20 +328,16 @@ def _resume(trial: _Trial, folder: Path) -> _Progress:
     found = checkpoint.load_newest(folder) if trial.world.leads else None
     [step] = trial.world.sums(found.step if found else 0)
     if step == 0:
-        return _Progress()
+        return Progress()
     found = found or checkpoint.load(folder, step)
     if found.record["trial"] != trial.spec.to_json():
         raise ValueError(f"checkpoint folder {folder} belongs to another trial: give each trial a folder of its own")
     torch.set_rng_state(found.tensors.pop("random_state"))
     trial.engine.restore(found.tensors)
-    return _Progress(
-        spending=Spending(**found.record["spending"]),
-        curve=[CurvePoint(**point) for point in found.record["curve"]],
-        num_resumes=found.record["num_resumes"] + 1,
-    )
+    return Progress.resumed(found.record)
 
 
-def _result(trial: _Trial, progress: _Progress, state: TrialState, error: str, metrics: Metrics | None) -> TrialResult:
+def _result(trial: _Trial, progress: Progress, state: TrialState, error: str, metrics: Metrics | None) -> TrialResult:
     spending = progress.spending
     peak = peak_flops(trial.placement)
     late = [p.train_loss for p in progress.curve if p.spent_flops >= 0.9 * trial.spec.budget_flops]
@@ -350,4 +357,5 @@ def _result(trial: _Trial, progress: _Progress, state: TrialState, error: str, m
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         error=error,
         curve=tuple(progress.curve),
+        checked=tuple(progress.checked),
     )

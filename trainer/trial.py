@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-Pooling = Literal["mean", "last"]
+Pooling = Literal["mean", "last", "weighted-mean"]
 Dtype = Literal["float32", "bfloat16", "float64"]
 
 
@@ -103,7 +103,7 @@ class Hyperparameters:
     warmup_fraction: float
     """Share of the budget over which the learning rate rises linearly; a cosine to zero follows."""
     pooling: Pooling
-    """How token states become one embedding: their mean, or the last token's."""
+    """How token states become one embedding: their mean, the last one, or their mean weighted by position (SGPT)."""
     gradient_clipping: float
     """Largest global gradient norm; 0 clips nothing, as in DeepSpeed."""
 
@@ -140,6 +140,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """A place in a trial's budget where its held-out loss is compared with what is asked of it there."""
+
+    share: float
+    """Of the budget."""
+    above: float | None
+    """The trial is pruned where its loss is above this; where it is absent, the loss is only noted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrialSpec:
     """Everything that decides what a trial learns, and nothing about where it runs. Its hash is its identity."""
 
@@ -158,6 +168,8 @@ class TrialSpec:
     """Decides the data order and the initial adapters."""
     number: int
     """The trial's number within its study, from 0."""
+    checks: tuple[Check, ...] = ()
+    """By rising share."""
 
     def __post_init__(self) -> None:
         if self.budget_flops < 1:
@@ -170,8 +182,13 @@ class TrialSpec:
         return f"{format_flops(self.budget_flops)}-{model_slug(self.model)}-{self.method.label}-{digest}"
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces, the method tagged with its kind. The identity is its hash."""
+        """Canonical JSON: sorted keys, no spaces, the method tagged with its kind. The identity is its hash.
+
+        A trial that nothing is asked of on the way has no ``checks`` in it.
+        """
         record = asdict(self)
+        if not self.checks:
+            del record["checks"]
         record["method"] = {"kind": self.method.kind, **record["method"]}
         return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -183,10 +200,12 @@ class TrialSpec:
             method = record.pop("method")
             hyperparameters = Hyperparameters(**record.pop("hyperparameters"))
             evaluation = Evaluation(**record.pop("evaluation"))
+            checks = tuple(Check(**check) for check in record.pop("checks", ()))
             return cls(
                 method=METHODS[method.pop("kind")](**method),
                 hyperparameters=hyperparameters,
                 evaluation=evaluation,
+                checks=checks,
                 **record,
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -287,6 +306,14 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedLoss:
+    """A trial's held-out loss on the way: after the step in which it reached this share of its budget."""
+
+    share: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ParameterCounts:
     """Every count an analysis may choose as its convention. Adapters are counted apart from the model's own."""
 
@@ -380,6 +407,8 @@ class TrialResult:
     error: str
     """Empty unless DIVERGED or FAILED."""
     curve: tuple[CurvePoint, ...]
+    checked: tuple[CheckedLoss, ...] = ()
+    """By rising share; a PRUNED trial ended at the last one."""
 
 
 def _check_positive(settings: object, *names: str) -> None:

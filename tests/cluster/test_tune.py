@@ -72,7 +72,7 @@ def test_an_actor_trains_nothing_before_it_is_asked_to(tmp_path: Path) -> None:
     spec = read_spec(SPEC)
     world = make_world(tmp_path / "world", seconds=0.0)
     store = Store.create(tmp_path / "store", spec, "{}")
-    [trial, *_] = [study.trial(0, suggest(study, 0, {})) for study in studies_of(spec)]
+    [trial, *_] = [study.trial(0, suggest(study, 0, {}).hyperparameters) for study in studies_of(spec)]
     assignment = Assignment(
         spec=trial,
         shape=SHAPES[trial.model],
@@ -98,7 +98,7 @@ def test_an_actor_trains_nothing_before_it_is_asked_to(tmp_path: Path) -> None:
 
 def test_a_driver_without_a_gpu_can_record_a_trial_that_died_on_one(tmp_path: Path) -> None:
     spec = read_spec(SPEC)
-    [trial, *_] = [study.trial(0, suggest(study, 0, {})) for study in studies_of(spec)]
+    [trial, *_] = [study.trial(0, suggest(study, 0, {}).hyperparameters) for study in studies_of(spec)]
     assignment = Assignment(
         spec=trial,
         shape=SHAPES[trial.model],

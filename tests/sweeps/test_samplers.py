@@ -11,7 +11,8 @@ import pytest
 from sweeps.agenda import Agenda
 from sweeps.plan import Study
 from sweeps.search import Finished, suggest
-from sweeps.spec import Fixed, Range, Sampler, Space, read_spec
+from sweeps.space import Fixed, Range, Space
+from sweeps.spec import Sampler, read_spec
 from tests.sweeps.examples import SPEC, studies_of
 from trainer.trial import TrialSpec, TrialState
 
@@ -34,7 +35,7 @@ def ended(spec: TrialSpec) -> Finished:
 def rows_of(study: Study, number: int) -> dict[int, Finished]:
     rows: dict[int, Finished] = {}
     for n in range(number):
-        rows[n] = ended(study.trial(n, suggest(study, n, rows)))
+        rows[n] = ended(study.trial(n, suggest(study, n, rows).hyperparameters))
     return rows
 
 
@@ -47,12 +48,12 @@ def test_samplers_that_learn(sampler: Sampler, number: int) -> None:
     assert min(losses[number // 2 :]) < 3.1 < losses[0]
     for n in (1, number // 2, number - 2):
         known = {m: rows[m] for m in range(n - 1)}
-        assert suggest(study, n, known) == rows[n].spec.hyperparameters
+        assert suggest(study, n, known).hyperparameters == rows[n].spec.hyperparameters
 
 
 def test_a_grid_has_every_combination_of_even_steps() -> None:
     study = replace(STUDY, sampler="grid", num_trials=9, lag=0)
-    points = [suggest(study, n, {}) for n in range(9)]
+    points = [suggest(study, n, {}).hyperparameters for n in range(9)]
     assert sorted({p.learning_rate for p in points}) == pytest.approx([1e-4, 10**-2.5, 1e-1], rel=1e-3)
     assert sorted({p.weight_decay for p in points}) == pytest.approx([0.01, 0.1, 1])
     assert len({(p.learning_rate, p.weight_decay) for p in points}) == 9

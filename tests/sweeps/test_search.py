@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from sweeps.agenda import Agenda
 from sweeps.plan import Study
 from sweeps.search import Finished, askable, suggest
-from sweeps.spec import Fixed, Range, Sampler, Space, read_spec
+from sweeps.space import Fixed, Range, Space
+from sweeps.spec import Sampler, read_spec
 from tests.sweeps.examples import SPEC, edited, studies_of
 from trainer.trial import TrialSpec, TrialState
 
@@ -111,7 +112,7 @@ def test_the_same_in_another_process_with_another_hash_seed() -> None:
 def rows_of(study: Study, num_rows: int) -> dict[int, Finished]:
     rows: dict[int, Finished] = {}
     for n in range(num_rows):
-        rows[n] = ended(study.trial(n, suggest(study, n, rows)))
+        rows[n] = ended(study.trial(n, suggest(study, n, rows).hyperparameters))
     return rows
 
 
@@ -147,7 +148,7 @@ def test_the_first_trial_takes_the_start_or_the_middle(sampler: Sampler) -> None
         temperature=Range(low=0.01, high=0.09, log=False),
         weight_decay=Range(low=0.01, high=1),
     )
-    first = suggest(replace(STUDY, sampler=sampler, space=space), 0, {})
+    first = suggest(replace(STUDY, sampler=sampler, space=space), 0, {}).hyperparameters
     assert first.learning_rate == 0.02
     assert first.temperature == pytest.approx(0.05)
     assert first.weight_decay == pytest.approx(0.1)
@@ -170,7 +171,7 @@ def test_suggestions_stay_in_their_ranges_and_keep_what_is_fixed(sampler: Sample
 
 def test_nothing_to_search_gives_the_fixed_values_at_once() -> None:
     space = Space(learning_rate=Fixed(value=0.3), temperature=Fixed(value=0.2), weight_decay=Fixed(value=0.1))
-    point = suggest(replace(STUDY, space=space, lag=0), 5, {})
+    point = suggest(replace(STUDY, space=space, lag=0), 5, {}).hyperparameters
     assert (point.learning_rate, point.temperature, point.weight_decay) == (0.3, 0.2, 0.1)
 
 
@@ -182,7 +183,7 @@ def best_of_24(sampler: Sampler, seed: int, cliff: float) -> tuple[float, int]:
     study = replace(STUDY, sampler=sampler, space=space, seed=seed, lag=2 if sampler == "tpe" else 0)
     rows: dict[int, Finished] = {}
     for n in range(24):
-        spec = study.trial(n, suggest(study, n, rows))
+        spec = study.trial(n, suggest(study, n, rows).hyperparameters)
         rate = math.log10(spec.hyperparameters.learning_rate)
         loss = (rate + 2) ** 2 + 0.05 * math.log10(spec.hyperparameters.weight_decay * 10) ** 2
         state = TrialState.DIVERGED if rate > cliff else TrialState.COMPLETE
@@ -205,7 +206,7 @@ def test_the_search_learns_from_divergence() -> None:
 
 def test_quasi_random_trials_fill_the_range_evenly() -> None:
     study = replace(STUDY, sampler="qmc", lag=0)
-    rates = sorted(math.log10(suggest(study, n, {}).learning_rate) for n in range(1, 33))
+    rates = sorted(math.log10(suggest(study, n, {}).hyperparameters.learning_rate) for n in range(1, 33))
     low, high = (math.log10(end) for end in (STUDY.space.learning_rate.low, STUDY.space.learning_rate.high))
     shares = [(rate - low) / (high - low) for rate in rates]
     # At most 1/32 is missing at any point; 32 random numbers miss about five times as much.

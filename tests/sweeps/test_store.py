@@ -465,3 +465,16 @@ def test_many_that_compact_at_once_beside_writers_lose_and_double_nothing(store:
 
 def test_the_documentation_is_the_table() -> None:
     assert (ROOT / "docs" / "columns.md").read_text() == columns_markdown()
+
+
+def test_a_row_of_before_a_column_that_may_be_absent_is_read_with_nothing_in_it(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", read_spec(SPEC), "{}")
+    result = result_of(trial_spec())
+    store.record(result)
+    path = tmp_path / "store" / "trials" / f"{result.spec.trial_id}.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["checked"]), path, store_schema=False)
+    assert store.read_trial(result.spec.trial_id) == replace(result, curve=())
+    assert store.read_trials()["checked"].isna().all()
+    pq.write_table(pq.read_table(path).drop_columns(["model"]), path, store_schema=False)
+    with pytest.raises(StoreError, match=r"this version's columns \(model differ\)"):
+        store.read_trials()

@@ -25,6 +25,11 @@ def encoder_of(family: str, pooling: str = "mean", dtype: torch.dtype = torch.fl
 def alone(backbone: PreTrainedModel, text: np.ndarray, pooling: str) -> torch.Tensor:
     """The embedding of one text by the plain model call, without any packing."""
     states = backbone(input_ids=torch.from_numpy(text)[None], use_cache=False).last_hidden_state[0]
+    if pooling == "weighted-mean":
+        # SGPT's weights, by their formula.
+        places = range(1, len(text) + 1)
+        pooled = sum(place / sum(places) * state for place, state in zip(places, states, strict=True))
+        return torch.nn.functional.normalize(pooled, dim=0)
     return torch.nn.functional.normalize(states.mean(0) if pooling == "mean" else states[-1], dim=0)
 
 
@@ -33,7 +38,7 @@ def together(encoder: Encoder, texts: list[np.ndarray], chunk_tokens: int = 60) 
         return embed(encoder, texts, chunk_tokens=chunk_tokens, recompute=False).embeddings
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "weighted-mean"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_text_has_the_embedding_it_has_alone(family: str, pooling: str) -> None:
     texts = random_texts(23)

@@ -106,7 +106,7 @@ def same(encode: Callable[..., np.ndarray], trained: Trained, texts: list[str], 
     torch.testing.assert_close(torch.tensor(encode(texts, batch_size=7)), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "weighted-mean"])
 @pytest.mark.parametrize("method", [Full(), Freeze(active_fraction=0.5), Bias(), Lora(rank=2, alpha=4)])
 def test_sentence_transformers_gives_the_same_embeddings(tmp_path: Path, method: Method, pooling: Pooling) -> None:
     trained = Trained(tmp_path, "gpt_neox", method, pooling)
