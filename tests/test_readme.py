@@ -30,6 +30,8 @@ OTHERS = {
     "docs/columns.md": "Every column of the store: type, unit, meaning.",
     "docs/data.md": "Naming, measuring and checking pairs; the road to the paper's data and to open ones.",
     "docs/decide.md": "What `recommend` and `next` compute, assume and leave out.",
+    "docs/link.md": "What a loss is worth in scores: curves, intervals, when they are weak; few tasks for many.",
+    "docs/reproduce.md": "A recorded trial trained again and compared; the reproducibility sheet for a paper.",
     "docs/report.md": "What the report shows, and how each number is traced to trials.",
     "docs/fits.md": "Published scaling laws, and what our fits make of the same tables.",
     ".dockerignore": "What of this folder an image is built from.",
