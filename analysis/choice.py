@@ -6,7 +6,7 @@ Knows the frontier and the shapes of models that exist. Never knows hyperparamet
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from trainer.ladder import ModelShape, parameter_counts
 from trainer.trial import Method
 
 MAX_FACTOR = 100.0
+Fits = Callable[[MethodFrontier, ModelShape], bool]
+"""Whether a model may be trained by a method."""
 _FACTORS = np.geomspace(1.0, MAX_FACTOR, 2001)
 
 
@@ -83,14 +85,17 @@ def trainable(shapes: Sequence[ModelShape], method: Method) -> list[ModelShape]:
     return kept
 
 
-def choices(frontier: Frontier, budget_flops: float, shapes: Sequence[ModelShape]) -> list[Choice]:
-    """Each method with its best model at the budget, best first; without methods that have no model near their
-    optimal size."""
+def choices(
+    frontier: Frontier, budget_flops: float, shapes: Sequence[ModelShape], fits: Fits = lambda method, shape: True
+) -> list[Choice]:
+    """Each method with the best at the budget of the models that ``fits`` it, best first; without methods that have no
+    such model near their optimal size."""
     found = []
     for method in frontier.methods:
         losses = {
             shape.name: (float(loss_over(method, np.array([budget_flops]), shape.num_params_non_embedding)[0]), shape)
             for shape in trainable(shapes, method.method)
+            if fits(method, shape)
         }
         known = [(loss, shape) for loss, shape in losses.values() if math.isfinite(loss)]
         if known:

@@ -53,6 +53,8 @@ class Constraints:
     tokens_per_query: float = 0.0
     """Mean real tokens; for the latency alone."""
     hardware: Hardware | None = None
+    num_gpus: int | None = None
+    """Devices that a trial may have: what does not fit them is not chosen. ``None``: memory is told, and no limit."""
 
     def __post_init__(self) -> None:
         for option, value in self._given().items():
@@ -60,6 +62,10 @@ class Constraints:
                 raise ValueError(f"{option} is {value:g}: give a number above 0")
         if self.max_latency_ms is not None and self.hardware is None:
             raise ValueError(f"--max-latency is {self.max_latency_ms:g} without a device: give --device")
+        if self.num_gpus is not None and self.num_gpus < 1:
+            raise ValueError(f"--gpus is {self.num_gpus}: give a whole number from 1 up")
+        if self.num_gpus is not None and self.hardware is None:
+            raise ValueError(f"--gpus is {self.num_gpus} without a device: give --device")
 
     def broken_by(self, shape: ModelShape) -> tuple[Bite, ...]:
         """The limits that ``shape`` does not keep; empty where it may be chosen."""
@@ -93,6 +99,12 @@ class Constraints:
                 f"{wording.listing(limits)} leaves no model: even of {smallest.name}, the smallest, {why}; allow more"
             )
         return kept
+
+    def holds(self, load: StepLoad) -> bool:
+        """Whether the devices that a trial may have hold a training step; true where nothing was said of them."""
+        if self.num_gpus is None or self.hardware is None:
+            return True
+        return step_bytes(load, self.hardware, self.num_gpus) <= self.hardware.memory_bytes
 
     def _given(self) -> dict[str, float | None]:
         return {
@@ -142,15 +154,26 @@ def data_bites(epochs: float, most: float) -> list[Bite]:
     return [Bite(kind="data_exhausted", sentence=says)]
 
 
-def memory_bites(load: StepLoad, machine: Hardware) -> list[Bite]:
-    """Where a training step of ``load`` needs more than one device, recomputation and small chunks included."""
+def step_bytes(load: StepLoad, machine: Hardware, num_gpus: int = 1) -> int:
+    """Bytes that a training step takes on each of ``num_gpus`` devices, placed as frugally as can be."""
     plain = Placement(device="cuda", gpus_per_worker=1, dtype=machine.dtype)
     frugal = replace(plain, recompute=True, chunk_tokens=SMALLEST_CHUNK_TOKENS)
-    need = min(estimate(load, plain).total, estimate(load, frugal).total)
-    if need <= machine.memory_bytes:
+    placements = [plain, frugal]
+    if num_gpus > 1:
+        placements.append(replace(frugal, num_workers=num_gpus, zero_stage=3))
+    return min(estimate(load, placement).total for placement in placements)
+
+
+def memory_bites(load: StepLoad, constraints: Constraints) -> list[Bite]:
+    """Where a training step of ``load`` needs more than one device, recomputation and small chunks included."""
+    machine = constraints.hardware
+    if machine is None or (need := step_bytes(load, machine)) <= machine.memory_bytes:
         return []
-    says = (
+    needs = (
         f"Memory: a step takes an estimated {need / GIB:.0f} GiB even with recomputation, and one {machine.device} has "
-        f"{machine.memory_bytes / GIB:.0f}: train on several, or allow a smaller model."
+        f"{machine.memory_bytes / GIB:.0f}: "
     )
-    return [Bite(kind="memory", sentence=says)]
+    mend = "train on several, or allow a smaller model."
+    if constraints.num_gpus is not None:
+        mend = f"train on {constraints.num_gpus} of them, by ZeRO stage 3."
+    return [Bite(kind="memory", sentence=needs + mend)]

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis import wording
-from analysis.choice import Alternative, Choice, alternatives, choices, rank, trainable
+from analysis.choice import Alternative, Choice, Fits, alternatives, choices, rank, trainable
 from analysis.constraints import FAR_FROM_OPTIMUM, Bite, Constraints, data_bites, ladder_bites, memory_bites
 from analysis.fit import Interval
 from analysis.frontier import Frontier, MethodFrontier, Ranking
@@ -96,7 +96,7 @@ class Recommendation:
             f"With {wording.flops(self.budget_flops)}, train {self.model} ({wording.count(self.num_params)} "
             f"non-embedding parameters) by {describe(self.method)} on {wording.count(self.tokens)} tokens: "
             f"{wording.count(self.pairs)} pairs, {wording.count(self.steps)} steps of "
-            f"{self.hyperparameters.batch_size}, {wording.times(self.epochs)} epochs of the data."
+            f"{self.hyperparameters.batch_size}, {_epochs(self.epochs)} of the data."
         )
 
     def _expect(self) -> str:
@@ -176,14 +176,18 @@ def recommend(
         raise ValueError("trials: none is complete, so nothing can be recommended; let the sweep finish some first")
     constraints = constraints or Constraints()
     allowed = constraints.allowed(shapes)
-    found = choices(frontier, budget_flops, allowed)
+    fits = _fits(constraints, tokens_per_pair)
+    found = choices(frontier, budget_flops, allowed, fits)
     ranking = rank(budget_flops, found) if found else _ranking_without_models(frontier, budget_flops)
     method = frontier.method(ranking.standings[0].method)
     profile = min(method.profiles, key=lambda profile: _distance(profile.budget_flops, budget_flops))
     here = profile if profile.budget_flops == budget_flops else None
     size, size_interval = _optimal_size(method, here, budget_flops)
     wanted = size or profile.best.num_params
-    shape = found[0].shape if found else _nearest(trainable(allowed, method.method), wanted)
+    shapes_that_fit = [one for one in trainable(allowed, method.method) if fits(method, one)]
+    if not shapes_that_fit:
+        raise ValueError(_nothing_fits(constraints, method))
+    shape = found[0].shape if found else _nearest(shapes_that_fit, wanted)
     loss, loss_interval = _expected_loss(found, here, ranking, _distance(shape.num_params_non_embedding, wanted))
     point = min(profile.points, key=lambda point: _distance(point.num_params, shape.num_params_non_embedding))
     tokens = num_tokens(budget_flops, parameter_counts(shape, method.method), method.method)
@@ -207,7 +211,7 @@ def recommend(
         measured=here.best if here else None,
         ranking=ranking,
         measured_budgets_flops=(min(measured), max(measured)),
-        alternatives=alternatives(budget_flops, found, allowed) if found else (),
+        alternatives=alternatives(budget_flops, found, shapes_that_fit) if found else (),
         bites=(),
         hardware=constraints.hardware,
         cautions=(),
@@ -227,17 +231,11 @@ def _minded(
     tokens_per_pair: float,
 ) -> Recommendation:
     """The draft with the limits that it runs into and what to mind."""
-    load = StepLoad(
-        shape=shape,
-        method=method.method,
-        batch_size=draft.hyperparameters.batch_size,
-        tokens=math.ceil(draft.hyperparameters.batch_size * tokens_per_pair),
-    )
     bites = (
-        *_constraint_bites(frontier, draft, shapes, constraints),
+        *_constraint_bites(frontier, draft, shapes, constraints, tokens_per_pair),
         *ladder_bites(shape, draft.optimal_num_params, constraints.allowed(shapes)),
         *data_bites(draft.epochs, max(point.epochs for one in method.profiles for point in one.points)),
-        *(memory_bites(load, constraints.hardware) if constraints.hardware else ()),
+        *memory_bites(_load(method, shape, tokens_per_pair), constraints),
     )
     cautions = (
         *_budget_cautions(draft, method, profile),
@@ -246,6 +244,11 @@ def _minded(
         *_left_out_cautions(frontier, found),
     )
     return replace(draft, bites=bites, cautions=cautions)
+
+
+def _epochs(epochs: float) -> str:
+    said = wording.times(epochs)
+    return f"{said} {'epoch' if said == '1' else 'epochs'}"
 
 
 def describe(method: Method) -> str:
@@ -361,12 +364,40 @@ def _left_out_cautions(frontier: Frontier, found: Sequence[Choice]) -> list[str]
     return [f"Not compared, since no model that may be chosen is near the optimal size: {wording.listing(out)}."]
 
 
+def _load(method: MethodFrontier, shape: ModelShape, tokens_per_pair: float) -> StepLoad:
+    """A step of the batch that the method's largest budget was trained with."""
+    largest = max(method.profiles, key=lambda profile: profile.budget_flops)
+    batch_size = largest.best.spec.hyperparameters.batch_size
+    tokens = math.ceil(batch_size * tokens_per_pair)
+    return StepLoad(shape=shape, method=method.method, batch_size=batch_size, tokens=tokens)
+
+
+def _fits(constraints: Constraints, tokens_per_pair: float) -> Fits:
+    return lambda method, shape: constraints.holds(_load(method, shape, tokens_per_pair))
+
+
+def _nothing_fits(constraints: Constraints, method: MethodFrontier) -> str:
+    assert constraints.hardware is not None
+    return (
+        f"--gpus {constraints.num_gpus} of {constraints.hardware.device} hold no model's training step by "
+        f"{method.label}: allow more of them, or a device with more memory"
+    )
+
+
 def _constraint_bites(
-    frontier: Frontier, draft: Recommendation, shapes: Sequence[ModelShape], constraints: Constraints
+    frontier: Frontier,
+    draft: Recommendation,
+    shapes: Sequence[ModelShape],
+    constraints: Constraints,
+    tokens_per_pair: float,
 ) -> list[Bite]:
     """The limits that the model breaks which would be chosen without them, and what they cost."""
     free = choices(frontier, draft.budget_flops, shapes)
     wanted = free[0].shape if free else _nearest(shapes, draft.optimal_num_params or draft.num_params)
+    broken = list(constraints.broken_by(wanted))
+    if free and not constraints.holds(_load(free[0].method, wanted, tokens_per_pair)):
+        says = f"a step of it does not fit the memory of {constraints.num_gpus} such devices"
+        broken.append(Bite(kind="memory", sentence=says))
     return [
         replace(
             bite,
@@ -374,7 +405,7 @@ def _constraint_bites(
             f"{f' by {free[0].method.label}' if free else ''}, but {bite.sentence}"
             + (f": that costs {draft.loss - free[0].loss:.3f} of loss." if free and draft.loss is not None else "."),
         )
-        for bite in constraints.broken_by(wanted)
+        for bite in broken
     ]
 
 

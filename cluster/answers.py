@@ -7,7 +7,6 @@ options. What a function needs is imported when it runs, so that a plan does not
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -206,22 +205,11 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
 
 
 def _scores(store: Store) -> pd.DataFrame | None:
-    """Scores by trial and task: the ``score`` of each ``scores/<trial_id>/<task>.parquet``; ``None`` without any."""
-    import pandas as pd
+    """Scores by trial and task; ``None`` without any."""
+    from sweeps.scores import read_scores
 
-    folder = store.root / "scores"
-    if isinstance(folder, Path):
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.parquet"))
-    else:
-        names = folder.files_below()
-    if not names:
-        return None
-    tables = []
-    for name in names:
-        trial_id, _, task = name.removesuffix(".parquet").partition("/")
-        table = pd.read_parquet(io.BytesIO((folder / name).read_bytes()), columns=["score"])
-        tables.append(table.assign(trial_id=trial_id, task=task))
-    return pd.concat(tables, ignore_index=True)
+    scores = read_scores(store)
+    return None if scores.empty else scores[["trial_id", "task", "score"]]
 
 
 def fits_of(store: Store) -> Path:

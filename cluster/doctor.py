@@ -141,7 +141,8 @@ def _ask_by_job(client: Any, questions: Questions, target: RayAddress) -> Cluste
     if not answers:
         last = lines[-1] if lines else "it wrote nothing"
         raise ValueError(
-            f"the doctor's job {job_id} gave no answer ({last}): see its log in the dashboard, and whether `python` on the head's PATH has Ray"
+            f"the doctor's job {job_id} gave no answer ({last}): see its log in the dashboard, and whether `python` on "
+            "the head's PATH is the one that Ray is installed in"
         )
     return ClusterFacts.from_json(answers[-1])
 

@@ -18,6 +18,7 @@ from cluster import tables
 from cluster.answers import asked_plan, plan_of, prepare_for, prepared_of, recommendations, say, tell, write_report_of
 from cluster.bounds import CAPPED_STATUS, Bounds
 from cluster.driver import announce, driving
+from cluster.evaluation import score_kept
 from cluster.share import Share
 from cluster.status import SweepStatus, read_status
 from cluster.target import tunnel
@@ -26,6 +27,7 @@ from sweeps.plan import studies
 from sweeps.spec import SweepSpec
 from sweeps.store import Root, Store
 from trainer.prepare import Prepared, default_cache, is_there
+from trainer.tasks import task_names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +73,7 @@ def drive(
     Ends the process with status 1 where a trial failed, 3 where a cap of ``bounds`` is reached, and 128 and the signal
     where a person stopped it. ``prepare`` and ``train`` are what a sweep is prepared and trained with.
     """
+    task_names(spec.tasks)  # what is misspelled comes before what takes minutes
     if (root / "sweep.yaml").exists() and Store.open(root).spec.hash != spec.hash:
         Store.open(root).refuse_another(spec)  # before minutes of preparation
     prepared = _begun(root, spec) or prepare(spec, console)
@@ -104,7 +107,10 @@ def drive(
                 name = outcome.stopped_by.name
                 say(console, f"stopped by {name}, and nothing is lost: go on with 'isoflop resume {store.root}'")
                 sys.exit(128 + outcome.stopped_by)
+        has_scores = not spec.tasks or score_kept(store, spec.tasks, console, lambda: ground_of(spec, console))
         _conclude(store, read_status(store, asked_plan(store)), console)
+        if not has_scores:
+            sys.exit(1)
 
 
 @contextmanager

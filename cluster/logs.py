@@ -56,19 +56,27 @@ def log_of(address: RayAddress, trial: str) -> Iterator[tuple[str, list[str]]]:
     """Trial and lines of each process that works on a trial whose id starts with ``trial``.
 
     An actor that bears its trial's name is asked first; where actors are used again, the others are looked through.
+    Then the workers of a trial that has several, each a process of its own.
     """
     from cluster.jobs import connect
 
     client = connect(address, default_cache())
-    from ray.util.state import list_actors
-
-    filters = [("class_name", "=", "Trial"), ("state", "=", "ALIVE")]
-    actors = list_actors(address=client.get_address(), filters=filters, limit=MOST_ACTORS, detail=True)
+    actors = _alive(client, "Trial")
     named = [actor for actor in actors if str(actor.repr_name).startswith(trial)]
     for actor in (*named, *(actor for actor in actors if actor not in named)):
         own = list(_part_of(_lines(client, actor), trial))
         if own:
             yield f"{trial} on node {actor.node_id[:12]}, process {actor.pid}", own
+    workers = [actor for actor in _alive(client, "Rank") if actor.name.startswith(trial)]
+    for actor in sorted(workers, key=lambda actor: str(actor.name)):
+        yield f"{actor.name} on node {actor.node_id[:12]}, process {actor.pid}", list(_lines(client, actor))
+
+
+def _alive(client: Client, class_name: str) -> list[Any]:
+    from ray.util.state import list_actors
+
+    filters = [("class_name", "=", class_name), ("state", "=", "ALIVE")]
+    return list(list_actors(address=client.get_address(), filters=filters, limit=MOST_ACTORS, detail=True))
 
 
 def _lines(client: Client, actor: Any) -> Iterable[str]:

@@ -13,8 +13,10 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from cluster.driver import Driver, driver_of, is_driven
 from cluster.live import Live, read_live
@@ -136,17 +138,42 @@ class _Sums:
         self.states: defaultdict[tuple[float, str], Counter[TrialState]] = defaultdict(Counter)
         self.spent_flops: Counter[tuple[float, str]] = Counter()
         self.best: dict[tuple[float, str], tuple[float, str]] = {}
-        keys = ["budget_flops", "method", "method_kind", "state", "model"]
-        sums = table.group_by(keys).aggregate([("trial_id", "count"), ("booked_flops", "sum"), ("loss", "min")])
-        for row in sums.to_pylist():
-            key, state = (row["budget_flops"], row["method"]), TrialState(row["state"])
-            if key not in planned:
-                # Studies that search what the label says go by the kind.
-                key = (row["budget_flops"], row["method_kind"])
-            self.states[key][state] += row["trial_id_count"]
-            self.spent_flops[key] += row["booked_flops_sum"]
-            if state is TrialState.COMPLETE:
-                self.best[key] = min((row["loss_min"], row["model"]), self.best.get(key, (math.inf, "")))
+        of_rows, group = _groups(table, "budget_flops", "method", "method_kind", "state")
+        spent = np.bincount(group, weights=_numbers(table["booked_flops"]))
+        for (budget, method, kind, state), number, flops in zip(of_rows, np.bincount(group), spent, strict=True):
+            # Studies that search what the label says go by the kind.
+            key = (budget, method if (budget, method) in planned else kind)
+            self.states[key][TrialState(state)] += int(number)
+            self.spent_flops[key] += flops
+        complete = table.filter(pc.is_in(table["state"], value_set=strings([TrialState.COMPLETE])))
+        of_models, group = _groups(complete, "budget_flops", "method", "method_kind", "model")
+        losses = np.full(len(of_models), math.inf)
+        np.minimum.at(losses, group, _numbers(complete["loss"]))
+        for (budget, method, kind, model), loss in zip(of_models, losses, strict=True):
+            key = (budget, method if (budget, method) in planned else kind)
+            self.best[key] = min((float(loss), model), self.best.get(key, (math.inf, "")))
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros(0), *(np.from_dlpack(chunk) for chunk in column.chunks)])
+
+
+def _groups(table: pa.Table, *names: str) -> tuple[list[tuple[Any, ...]], NDArray[np.int64]]:
+    """What these columns hold together, each combination once, and which of them each row has.
+
+    Arrow's own grouping imports pandas, which alone takes as long as a status may.
+    """
+    if not len(table):
+        return [], np.zeros(0, dtype=np.int64)
+    columns = [table[name].combine_chunks().dictionary_encode() for name in names]
+    shape = tuple(len(column.dictionary) for column in columns)
+    codes = np.zeros(len(table), dtype=np.int64)
+    for column in columns:
+        codes = codes * len(column.dictionary) + np.from_dlpack(column.indices).astype(np.int64)
+    present, group = np.unique(codes, return_inverse=True)
+    places = zip(*(axis.tolist() for axis in np.unravel_index(present, shape)), strict=True)
+    values = [column.dictionary.to_pylist() for column in columns]
+    return [tuple(of[i] for of, i in zip(values, place, strict=True)) for place in places], group
 
 
 def _num_begun(store: Store) -> int:

@@ -107,6 +107,7 @@ def recommend(
     mfu: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Of the device's peak (default: as measured, else 0.35).")
     ] = None,
+    gpus: Annotated[int | None, typer.Option(metavar="K", help="Of the device, at most: a step must fit them.")] = None,
     max_params: Annotated[float | None, typer.Option(metavar="N", help="All parameters of the model.")] = None,
     max_latency: Annotated[float | None, typer.Option(metavar="MS", help="Of a query, estimated.")] = None,
     max_width: Annotated[float | None, typer.Option(metavar="W", help="Numbers in an embedding.")] = None,
@@ -138,6 +139,7 @@ def recommend(
         max_latency_ms=max_latency,
         tokens_per_query=tokens.query.mean_at_max_length,
         hardware=machine,
+        num_gpus=gpus,
     )
     flops = budget_from(budget, gpu_hours, money, machine)
     frontier = saved_frontier(rows, fits_of(opened))

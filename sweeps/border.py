@@ -290,6 +290,7 @@ class FixedFields(Fields):
 class EvaluationFields(Fields):
     num_pairs: Annotated[Whole, Field(ge=2)] = 1024
     num_candidates: Annotated[Whole, Field(ge=2)] = 256
+    tasks: Annotated[list[str], BeforeValidator(_word_to_list)] = Field(default=[])
 
     @check(mode="after")
     def _one_whole_set(self) -> EvaluationFields:
@@ -422,6 +423,15 @@ class SpecFields(Fields):
     limits: LimitsFields = LimitsFields()
     resources: ResourcesFields = ResourcesFields()
     expected: ExpectedFields | None = None
+
+    @check(mode="after")
+    def _weights_to_evaluate(self) -> SpecFields:
+        if self.evaluation.tasks and self.resources.keep_weights == "none":
+            raise ValueError(
+                f"has evaluation.tasks {', '.join(self.evaluation.tasks)} with resources.keep_weights none: there are "
+                "no weights to evaluate then, give keep_weights best or all"
+            )
+        return self
 
 
 def checked(fields: dict[str, Any], where: str) -> SpecFields:

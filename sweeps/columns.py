@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sweeps.score_row import score_columns
 from trainer.trial import (
     CheckedLoss,
     CurvePoint,
@@ -238,7 +239,10 @@ def columns_markdown() -> str:
         "## `trials/<trial_id>.parquet`: one row for each trial\n\n"
         f"{_markdown_table(rows)}\n"
         "## `curves/<trial_id>.parquet`: about 200 steps of a trial\n\n"
-        f"{_markdown_table(points)}"
+        f"{_markdown_table(points)}\n"
+        "## `scores/<trial_id>/<task>.parquet`: one row for each evaluation of a trial\n\n"
+        "Those of word matching have the same columns, as `baselines/<name>/<task>.parquet`.\n\n"
+        f"{_markdown_table(score_columns())}"
     )
 
 

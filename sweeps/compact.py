@@ -36,7 +36,7 @@ class Compact:
     def read(self, columns: Sequence[str]) -> pa.Table:
         """These columns of all rows that the segments hold; a row can be there twice (``once``)."""
         tables = [table.read(columns=list(columns), use_threads=False) for _, table in self._segments()]
-        empty = pa.schema([self._schema.field(name) for name in columns]).empty_table()
+        empty = pa.Table.from_batches([], pa.schema([self._schema.field(name) for name in columns]))
         return pa.concat_tables([empty, *(table.select(columns) for table in tables)])
 
     def add(self, rows: pa.Table) -> None:

@@ -179,17 +179,20 @@ class SweepSpec:
     seed: int
     seeds: int
     """Trainings of each study's best hyperparameters, each with another seed."""
+    tasks: tuple[str, ...] = ()
+    """Tasks that kept weights are evaluated on at the end (``evaluation.tasks``). They decide nothing that is tried."""
     expected: ExpectedLoss | None = None
     """What was foretold of a sweep that a recommendation wrote. It changes nothing that is tried or measured."""
 
     @property
     def hash(self) -> str:
-        """16 hex digits over all that decides what is tried and measured: not ``resources``, not ``expected``."""
+        """16 hex digits over what decides what is tried and measured; not ``resources``, ``tasks``, ``expected``."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """The spec's fields as plain values, without ``resources`` and ``expected``."""
+        """The spec's fields as plain values, without ``resources``, ``tasks`` and ``expected``."""
         fields = self._fields()
+        fields["evaluation"].pop("tasks", None)
         return {name: value for name, value in fields.items() if name not in ("resources", "expected")}
 
     def to_yaml(self) -> str:
@@ -199,6 +202,8 @@ class SweepSpec:
     def _fields(self) -> dict[str, Any]:
         fields = asdict(self)
         fields["data"] = self.data.fields
+        if tasks := fields.pop("tasks"):
+            fields["evaluation"]["tasks"] = list(tasks)
         fields["models"] = list(self.models)
         fields["resources"]["tracking"] = list(self.resources.tracking)
         fields["budgets_flops"] = list(self.budgets_flops)
@@ -310,7 +315,7 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
         methods=methods,
         budgets_flops=tuple(fields.budgets_flops),
         fixed=FixedHyperparameters(**fields.fixed.model_dump()),
-        evaluation=Evaluation(**fields.evaluation.model_dump()),
+        evaluation=Evaluation(**fields.evaluation.model_dump(exclude={"tasks"})),
         limits=Limits(**fields.limits.model_dump()),
         search=Search(
             sampler=fields.search.sampler,
@@ -325,6 +330,7 @@ def _spec(fields: border.SpecFields, where: str) -> SweepSpec:
         resources=_resources(fields.resources),
         seed=fields.seed,
         seeds=fields.seeds,
+        tasks=tuple(fields.evaluation.tasks),
         expected=ExpectedLoss(**fields.expected.model_dump()) if fields.expected else None,
     )
 

@@ -9,6 +9,7 @@ The folder is a path, or a place on object storage (``sweeps/remote.py``), where
     checkpoints/<trial_id>/          what an unfinished trial goes on from
     tensorboard/<trial_id>/          the curve for TensorBoard, while the trial runs (``cluster/trackers.py``)
     weights/<trial_id>/              what a trial has trained, where the spec keeps it (``sweeps/weights.py``)
+    scores/<trial_id>/<task>.parquet evaluations of a trial with kept weights (``sweeps/scores.py``)
     unrecorded.json                  device seconds of trials that have no row yet, for the caps on a sweep
     compact/*.parquet                copies of many rows in few files: only for speed (``sweeps/compact.py``)
 
@@ -172,7 +173,9 @@ class Store:
         read."""
         ids = strings(self._row_ids())
         copies = self._copies(ids, columns)
-        new = ids.filter(pc.invert(pc.is_in(ids, value_set=copies["trial_id"].combine_chunks()))).to_pylist()
+        # Joining no chunks at all would import pandas, which takes as long as a status may.
+        copied = copies["trial_id"].combine_chunks() if len(copies) else strings([])
+        new = ids.filter(pc.invert(pc.is_in(ids, value_set=copied))).to_pylist()
         tables, broken = [copies.select(columns)], list[StoreError]()
         for start in range(0, len(new), _BATCH):
             found, errors = self._read_rows(new[start : start + _BATCH])
@@ -188,7 +191,10 @@ class Store:
         with ThreadPoolExecutor(_READERS) as pool:
             outcomes = list(pool.map(_try_row, [self._file("trials", trial_id) for trial_id in trial_ids]))
         # One row is 60 columns of one value each: a thousand such tables take as much memory as a million rows.
-        tables = [SCHEMA.empty_table(), *(outcome for outcome in outcomes if isinstance(outcome, pa.Table))]
+        tables = [
+            pa.Table.from_batches([], SCHEMA),
+            *(outcome for outcome in outcomes if isinstance(outcome, pa.Table)),
+        ]
         found = pa.concat_tables(tables).combine_chunks()
         if len(found) >= _WORTH_COMPACTING:
             # A store that cannot be written can still be read.
@@ -210,6 +216,18 @@ class Store:
     def write_unrecorded(self, device_seconds: Mapping[str, float]) -> None:
         """Raises ``StoreError`` where there is no room or no permission."""
         self._write(self.root / "unrecorded.json", json.dumps(dict(device_seconds)).encode())
+
+    def put(self, shelf: str, trial_id: str, name: str, table: pa.Table) -> None:
+        """Keep a table beside a trial's row, as ``<shelf>/<trial_id>/<name>.parquet``.
+
+        Raises ``StoreError`` where there is no room or no permission.
+        """
+        self._write(self.root / shelf / _safe(trial_id) / f"{_safe(name)}.parquet", _parquet(table))
+
+    def get(self, shelf: str, trial_id: str, name: str, schema: pa.Schema) -> pa.Table:
+        """What ``put`` kept. Raises ``StoreError`` where it is missing, broken, or has other columns than these."""
+        path = self.root / shelf / _safe(trial_id) / f"{_safe(name)}.parquet"
+        return _read_table(path, schema, again="delete this file and ask for it again; nothing else is lost")
 
     def checkpoints(self, trial_id: str) -> Root:
         """The folder for a trial's checkpoints; it need not exist."""
@@ -262,7 +280,7 @@ class Store:
         wanted = list(dict.fromkeys([*columns, "trial_id", "state", "stamp"]))
         copies = self._compact.read(wanted)
         known = pc.is_in(copies["trial_id"], value_set=ids)
-        if not pc.all(known).as_py():
+        if not pc.all(known, min_count=0).as_py():
             with contextlib.suppress(StoreError, PermissionError):
                 self._compact.remove(copies.filter(pc.invert(known))["trial_id"].combine_chunks())
             copies = copies.filter(known)
@@ -369,8 +387,10 @@ def _parquet(table: pa.Table) -> bytes:
     return content
 
 
-def _read_table(path: Root, schema: pa.Schema) -> pa.Table:
-    again = "delete this file and its trial is run again; nothing else is lost"
+_AGAIN = "delete this file and its trial is run again; nothing else is lost"
+
+
+def _read_table(path: Root, schema: pa.Schema, again: str = _AGAIN) -> pa.Table:
     try:
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except FileNotFoundError as error:
@@ -396,15 +416,14 @@ def _with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _read_row(path: Root) -> pa.Table:
     table = _read_table(path, SCHEMA)
-    again = "delete this file and its trial is run again; nothing else is lost"
     if len(table) != 1:
-        raise StoreError(f"{path} has {len(table)} rows instead of one: {again}")
+        raise StoreError(f"{path} has {len(table)} rows instead of one: {_AGAIN}")
     try:
         trial_id = TrialSpec.from_json(table["spec"][0].as_py()).trial_id
     except ValueError as error:
-        raise StoreError(f"{path} holds a trial spec that cannot be read: {again}") from error
+        raise StoreError(f"{path} holds a trial spec that cannot be read: {_AGAIN}") from error
     if not trial_id == table["trial_id"][0].as_py() == path.stem:
-        raise StoreError(f"{path} holds another trial, {trial_id}: {again}")
+        raise StoreError(f"{path} holds another trial, {trial_id}: {_AGAIN}")
     return table
 
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
+from sweeps.columns import from_row
 from sweeps.store import Store, StoreError
 from trainer.trial import TrialResult, TrialState
 
+Which = Literal["best", "frontier", "all"]
+"""Of the complete trials: the one of least loss; the best of each budget and method; all."""
 _NAMED = 3
 """Trials that a sentence names where several are meant."""
 
@@ -36,6 +41,36 @@ def best_trials(results: Iterable[TrialResult]) -> frozenset[str]:
             group = result.spec.budget_flops, result.spec.method.label
             best[group] = min(best.get(group, (math.inf, "")), (_loss(result), result.spec.trial_id))
     return frozenset(trial_id for _, trial_id in best.values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """Complete trials that a person means."""
+
+    results: tuple[TrialResult, ...]
+    """Those whose weights are kept, by budget and loss."""
+    without_weights: tuple[str, ...]
+    """Ids of those whose weights are not."""
+
+
+def choose_trials(store: Store, which: Which) -> Chosen:
+    """The trials that ``which`` means. Raises ``ValueError`` where none of them has weights."""
+    if which == "best":
+        return Chosen(results=(_best_with_weights(store),), without_weights=())
+    table, _ = store.read_table()
+    complete = [result for row in table.to_pylist() if (result := from_row(row)).state is TrialState.COMPLETE]
+    wanted = best_trials(complete) if which == "frontier" else {result.spec.trial_id for result in complete}
+    kept = store.trials_with_weights()
+    results = [result for result in complete if result.spec.trial_id in wanted & kept]
+    if not results:
+        raise ValueError(
+            f"store {str(store.root)!r} has no weights of the {len(wanted)} complete trials that are meant: launch a "
+            "sweep with resources.keep_weights: all"
+        )
+    return Chosen(
+        results=tuple(sorted(results, key=lambda result: (result.spec.budget_flops, _loss(result)))),
+        without_weights=tuple(sorted(wanted - kept)),
+    )
 
 
 def find_trial(store: Store, prefix: str) -> TrialResult:

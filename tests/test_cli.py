@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -315,6 +318,9 @@ def test_plan_and_status_load_no_torch_no_ray_and_no_optuna(store: Store, argume
     answer, modules = run_fresh(*arguments)
     assert answer.returncode == 0, answer.stderr
     assert not modules & HEAVY
+    if arguments[0] == "status":
+        # Its import alone takes as long as a status may.
+        assert "pandas" not in modules
 
 
 def run_fresh(*arguments: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
@@ -326,3 +332,26 @@ def run_fresh(*arguments: str) -> tuple[subprocess.CompletedProcess[str], set[st
     )
     answer = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     return answer, set(answer.stderr.splitlines()[-1].split()[1:])
+
+
+def test_a_watched_status_follows_the_rows_and_ends_with_the_sweep(store: Store) -> None:
+    """In a real terminal: the last rows are written while it looks."""
+    last, *_ = kept = sorted((store.root / "trials").iterdir())
+    held_back = last.read_bytes()
+    last.unlink()
+    leader, follower = pty.openpty()
+    code = "import sys; sys.argv = ['isoflop', 'status', sys.argv[1], '--watch']; import isoflop; isoflop.main()"
+    command = [sys.executable, "-c", code, str(store.root)]
+    process = subprocess.Popen(command, stdout=follower, stderr=follower, env={**os.environ, "TERM": "xterm"})
+    os.close(follower)
+    shown = ""
+    while f"{len(kept) - 1} of {len(kept)} have a row" not in shown:
+        shown += os.read(leader, 4096).decode()
+    assert f"{len(kept)} of {len(kept)}" not in shown
+    last.write_bytes(held_back)
+    with contextlib.suppress(OSError):  # what a terminal gives when its last writer has gone
+        while part := os.read(leader, 4096):
+            shown += part.decode()
+    os.close(leader)
+    assert process.wait() == 0
+    assert f"{len(kept)} of {len(kept)} have a row" in shown

@@ -22,13 +22,14 @@ from trainer.data import DataManifest
 from trainer.encoder import load_backbone
 from trainer.methods import lora_config, quiet_peft
 from trainer.models import check_revision
+from trainer.trained import RECORD, trained_record
 from trainer.trial import Lora, Pooling, TrialResult, TrialSpec
 from trainer.whole import save_tensors, sha256, whole
 
 ADAPTER = "adapter"
 """Folder of LoRA's adapters inside an exported one, in peft's own format."""
 
-_WEIGHTS, _RECORD = "trained.safetensors", "trained.json"
+_WEIGHTS = "trained.safetensors"
 _ENCODER_PREFIX = "backbone."
 """``Encoder`` calls its decoder so, and trained tensors are named as in the encoder."""
 _PEFT_PREFIX = "base_model.model."
@@ -47,15 +48,14 @@ def save_trained(folder: Path, spec: TrialSpec, tensors: Mapping[str, Tensor]) -
     with whole(folder) as partial:
         weights = partial / _WEIGHTS
         save_tensors(weights, {name: tensor.float() for name, tensor in tensors.items()})
-        record = {"trial": spec.to_json(), "sha256": sha256(weights)}
-        (partial / _RECORD).write_text(json.dumps(record))
+        (partial / RECORD).write_text(trained_record(spec.to_json(), sha256(weights)))
 
 
 def load_trained(folder: Path, spec: TrialSpec) -> dict[str, Tensor]:
     """The tensors that ``save_trained`` kept of this very trial. Raises ``ValueError`` where they are not whole."""
     weights = folder / _WEIGHTS
     try:
-        record = json.loads((folder / _RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text())
         intact = record["trial"] == spec.to_json() and record["sha256"] == sha256(weights)
     except (OSError, ValueError, KeyError):
         intact = False

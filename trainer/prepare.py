@@ -7,6 +7,7 @@ Never knows a sweep or a trial.
     <cache>/nano/<train texts>/      tokenizer, token streams, and the pre-trained nano models beside them
     <cache>/models/<model key>.json  what was measured of a model: folder, revision, shape, tokenizer
     <cache>/tokens/<data>-<tokenizer>-<max length>/
+    <cache>/nano-tasks/              the modules of held-out nano pairs, which evaluation tasks are made of
     <cache>/hashes/                  content hashes of people's files, by size and time of change
 """
 
@@ -29,6 +30,7 @@ from trainer.ladder import LADDERS, ModelShape
 from trainer.splits import normalised
 
 if TYPE_CHECKING:
+    from trainer.nano_rows import NanoRows
     from trainer.pairs import Reading
 
 NANO = "nano"
@@ -135,6 +137,11 @@ def prepare(source: DataSource, models: Sequence[str], *, max_length: int, cache
     return prepared
 
 
+def cache_of(prepared: Prepared) -> Path:
+    """The cache that these were prepared in."""
+    return Path(next(iter(prepared.models.values())).tokens).parent.parent
+
+
 def is_there(prepared: Prepared) -> bool:
     """Whether the models and tokens that ``prepare`` named are still where it left them."""
     return all(Path(folder).is_dir() for model in prepared.models.values() for folder in (model.path, model.tokens))
@@ -159,6 +166,24 @@ def find(source: DataSource, models: Sequence[str], *, max_length: int, cache: P
             name=name, path=record.path, revision=record.revision, shape=record.shape, tokens=str(tokens)
         )
     return Prepared(manifest=manifest, statistics=statistics[0], models=prepared)
+
+
+def nano_test_rows(manifest: DataManifest, cache: Path, report: Report) -> NanoRows:
+    """What nano tasks are made of: the test split of these nano data, with the module of each pair.
+
+    Raises ``ValueError`` where the data are others, are gone, or are not to be made again here.
+    """
+    own = [origin for origin in manifest.source.origins if origin.source == NANO]
+    if not own:
+        others = ", ".join(repr(origin.source) for origin in manifest.source.origins)
+        raise ValueError(
+            "--tasks has nano tasks, which are made of pairs that a sweep on nano data holds out, and the data of this "
+            f"one are {others}: give paper15, or names of mteb's tasks"
+        )
+    from trainer.nano_rows import nano_rows
+
+    pairs = cache / "data" / slug(f"{_LAYOUT} {manifest.fingerprint}")
+    return nano_rows(manifest, pairs, _packages(own[0]), cache, report)
 
 
 def _prepare_data(source: DataSource, cache: Path, report: Report) -> DataManifest:

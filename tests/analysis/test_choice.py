@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from analysis.choice import Alternative
-from analysis.constraints import Constraints, latency_ms
+from analysis.constraints import Constraints, latency_ms, step_bytes
 from analysis.frontier import Frontier, fit_frontier
 from analysis.hardware import hardware
 from analysis.recommend import Recommendation, recommend
 from tests.analysis.law_rows import FULL, LORA, TOKENS_PER_PAIR, law_rows, parabola_law
 from trainer.flops import forward_flops
 from trainer.ladder import LADDERS, SHAPES
+from trainer.memory import StepLoad
 
 NANO_SHAPES = LADDERS["nano"]
 ROWS = law_rows(parabola_law())
@@ -175,6 +176,31 @@ def test_memory_bites_where_no_single_device_holds_the_step(frontier: Frontier) 
     answer = ask(frontier, 1e12, Constraints(hardware=small))
     assert kinds(answer)[-1] == "memory"
     assert "one T4 has 0" in answer.bites[-1].sentence
+
+
+def test_memory_is_a_limit_where_the_devices_are_counted(frontier: Frontier) -> None:
+    """A device that just holds nano-14k by full fine-tuning does not get nano-25k."""
+    machine = hardware(ROWS, "T4", mfu=None, price_per_hour=None)
+    free = ask(frontier, 1e12)
+    assert free.model == "nano-25k"
+    batch = free.hyperparameters.batch_size
+
+    def need(name: str) -> int:
+        load = StepLoad(shape=SHAPES[name], method=FULL, batch_size=batch, tokens=math.ceil(batch * TOKENS_PER_PAIR))
+        return step_bytes(load, machine)
+
+    tight = replace(machine, memory_bytes=need("nano-14k"))
+    bound = ask(frontier, 1e12, Constraints(hardware=tight, num_gpus=1))
+    assert bound.model == "nano-14k"
+    assert kinds(bound)[0] == "memory"
+    assert "Without this limit it would be nano-25k" in bound.bites[0].sentence
+    assert ask(frontier, 1e12, Constraints(hardware=tight)).model == "nano-25k"
+    roomy = replace(machine, memory_bytes=need("nano-25k"))
+    assert "memory" not in kinds(ask(frontier, 1e12, Constraints(hardware=roomy, num_gpus=1)))
+    with pytest.raises(ValueError, match=r"--gpus 1 of T4 hold no model's training step"):
+        ask(frontier, 1e12, Constraints(hardware=replace(machine, memory_bytes=10**6), num_gpus=1))
+    with pytest.raises(ValueError, match="--gpus is 2 without a device"):
+        Constraints(num_gpus=2)
 
 
 def test_a_method_without_a_model_near_its_optimum_is_named() -> None:

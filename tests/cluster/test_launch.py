@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import signal
 import subprocess
 import sys
@@ -190,6 +191,43 @@ def test_a_running_trial_s_log_is_found_by_its_name(
     assert job is not None
     assert [entry.job_id for entry in listing.jobs_on(client.get_address()) if entry.is_live] == [job.job_id]
     jobs.stop_job(client, job)
+
+
+WORKERS = """
+import ray, time
+
+@ray.remote(num_cpus=0)
+class Rank:
+    def speak(self, rank):
+        print("worker", rank, "speaks", flush=True)
+
+ray.init()
+ranks = [Rank.options(name=f"4.0e10-nano-3k-full-abc/rank{i}").remote() for i in range(2)]
+ray.get([actor.speak.remote(i) for i, actor in enumerate(ranks)])
+time.sleep(600)
+"""
+
+
+def test_the_workers_of_a_trial_are_found_by_trial_and_rank(client: jobs.Client) -> None:
+    job_id = client.submit_job(entrypoint=shlex.join([sys.executable, "-c", WORKERS]))
+    try:
+        address = RayAddress(address=client.get_address())
+
+        def written() -> list[tuple[str, list[str]]] | None:
+            found = list(logs.log_of(address, "4.0e10-nano-3k"))
+            return found if len(found) == 2 and all("speaks" in "".join(lines) for _, lines in found) else None
+
+        found = wait_for(written)
+        assert [name.partition(" ")[0] for name, _ in found] == [
+            "4.0e10-nano-3k-full-abc/rank0",
+            "4.0e10-nano-3k-full-abc/rank1",
+        ]
+        for rank, (_, lines) in enumerate(found):
+            assert any(f"worker {rank} speaks" in line for line in lines)
+            assert not any(f"worker {1 - rank} speaks" in line for line in lines)
+        assert not list(logs.log_of(address, "4.0e10-nano-7k"))
+    finally:
+        client.stop_job(job_id)
 
 
 def test_the_doctor_asks_every_machine_by_a_job(client: jobs.Client, tmp_path: Path) -> None:

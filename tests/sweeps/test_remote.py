@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +13,13 @@ import pytest
 
 from sweeps import remote
 from sweeps.remote import RemotePath, place
+from sweeps.scores import read_score, read_scores, write_score
 from sweeps.spec import read_spec
 from sweeps.store import Store, StoreError
 from sweeps.weights import find_trial
 from tests.bucket import CREDENTIALS, Bucket, running_bucket
 from tests.sweeps.examples import SPEC, result_of, trial_spec
+from tests.sweeps.test_scores import ROW
 
 PREPARED = json.dumps({"manifest": {"hash": "0123456789abcdef"}})
 
@@ -65,6 +67,14 @@ def test_every_object_is_written_in_one_go(bucket: Bucket) -> None:
     trial_id = trial_spec().trial_id
     names = ("sweep.yaml", "prepared.json", f"curves/{trial_id}.parquet", f"trials/{trial_id}.parquet")
     assert bucket.writes == {f"/bucket/once/{name}": 1 for name in names}
+
+
+def test_scores_there_are_as_scores_here(bucket: Bucket) -> None:
+    store = Store.create(bucket.uri("scored"), read_spec(SPEC), PREPARED)
+    assert read_scores(store).empty
+    write_score(store, ROW)
+    assert read_score(store, ROW.trial_id, ROW.task) == ROW
+    assert read_scores(store).to_dict("records") == [asdict(ROW)]
 
 
 def test_many_rows_are_read_from_one_object_the_next_time(bucket: Bucket) -> None:
