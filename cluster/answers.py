@@ -99,6 +99,19 @@ def cost_of(spec: SweepSpec, planned: Plan, rates: Rates, store: Store | None) -
     return cost(planned, rates, store.read_trials(strict=False) if store else SCHEMA.empty_table().to_pandas())
 
 
+def proposals_of(spec: SweepSpec, planned: Plan, prepared: Prepared | None, device: str | None) -> tuple[str, ...]:
+    """What would mend the plan, and which models do not fit one GPU of this kind, or of an assumed one."""
+    from cluster.outlook import memory_sentences
+    from sweeps.cost import ASSUMED_DEVICE
+    from sweeps.proposals import proposals
+    from trainer.ladder import SHAPES
+
+    shapes = SHAPES if prepared is None else {name: model.shape for name, model in prepared.models.items()}
+    num_negatives = 0 if prepared is None else prepared.manifest.source.num_negatives
+    memory = memory_sentences(spec, planned, shapes, device or ASSUMED_DEVICE, num_negatives=num_negatives)
+    return (*proposals(spec, planned), *memory)
+
+
 def prepared_of(store: Store) -> Prepared:
     """What a store's sweep was begun with."""
     from trainer.prepare import Prepared
