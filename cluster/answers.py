@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,7 +166,10 @@ def asked_plan(store: Store) -> Plan:
     planned = plan_of(store.spec, prepared_of(store))
     if store.spec.allocation.kind == "grid" and store.spec.seeds == 1:
         return planned
-    return planned.without(agenda_of(store).ruled_out)
+    from sweeps.account import summary
+
+    agenda = agenda_of(store)
+    return replace(planned.without(agenda.ruled_out), decided=summary(agenda))
 
 
 def recommendations(store: Store, budgets_flops: Sequence[int]) -> list[Recommendation]:
@@ -187,6 +190,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     from analysis.recommend import recommend as recommend_at
     from analysis.report import ReportContext, write_report
     from cluster import tables
+    from sweeps.account import sentences
 
     rows = store.read_trials()
     frontier = fit_frontier(rows)
@@ -202,7 +206,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         manifest=tuple(tables.data_facts(prepared)),
         plan=tuple(tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
-        notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *agenda_of(store).sentences()),
+        notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *sentences(agenda_of(store))),
         served=Served(
             shapes=tuple(shapes),
             tokens_per_query=tokens.query.mean_at_max_length,

@@ -202,7 +202,10 @@ def status_view(status: SweepStatus) -> RenderableType:
     running: list[RenderableType] = (
         [Text(""), running_table(status.live)] if status.live and status.live.running else []
     )
-    return Group(facts, table, *running, *failures, *(Text(sentence) for sentence in status.broken))
+    decided = [Text(sentence) for sentence in status.decided]
+    if decided:
+        decided.append(Text("'isoflop decisions' says why of each."))
+    return Group(facts, table, *decided, *running, *failures, *(Text(sentence) for sentence in status.broken))
 
 
 def running_table(live: Live) -> Table:

@@ -243,11 +243,13 @@ def status(
 @app.command(no_args_is_help=True)
 def decisions(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Say which cells an adaptive sweep runs and leaves, which studies ended early, and why."""
+    from sweeps import account
+
     agenda = agenda_of(open_store(store))
     if as_json:
-        print_json(agenda.to_dict())
+        print_json(account.record(agenda))
     else:
-        tell(console(), agenda.sentences() or ("Nothing was decided: every planned trial is run.",))
+        tell(console(), account.sentences(agenda) or ("Nothing was decided: every planned trial is run.",))
 
 
 @app.command(no_args_is_help=True)

@@ -121,6 +121,8 @@ class Plan:
     facts: DataFacts
     at_most: bool = False
     """Whether cells are allocated adaptively, so that the rows decide which of these are run."""
+    decided: tuple[str, ...] = ()
+    """What rows have decided of it so far, in a sentence or two."""
 
     @property
     def total(self) -> Total:

@@ -47,8 +47,8 @@ def test_repeats_name_the_pairs_that_are_missing_and_what_a_cap_saves() -> None:
     [repeated] = said(wide, pairs=8_000_000)
     assert repeated == (
         "pythia-14m repeats the data 5.4 times at 2.4e16 FLOPs: beyond about 4 times repeats teach less; add "
-        "2,800,000 pairs, or cap the epochs by limits.max_epochs=4, which leaves out 1 cell of it and 7.2e16 FLOPs (33.3% of the "
-        "sweep)."
+        "2,800,000 pairs, or cap the epochs by limits.max_epochs=4, which leaves out 1 cell of it and 7.2e16 FLOPs "
+        "(33.3% of the sweep)."
     )
     [left_out, _] = said(wide, pairs=3_000_000)
     assert left_out == (
