@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from commands import data, meaning, models, sweep
+from commands import data, meaning, models, paper, sweep
 from trainer.refusal import is_of_a_new_folder, is_ours
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
     # Plain help answers in half the time of rich help.
     rich_markup_mode=None,
 )
-for group in (data, sweep, meaning, models):
+for group in (data, sweep, meaning, models, paper):
     app.add_typer(group.app)
 
 

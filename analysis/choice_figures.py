@@ -1,4 +1,4 @@
-"""The figures of what to choose: regions of the methods, the answer by counting convention, cost to serve, scores.
+"""The figures of what to choose: regions of the methods, the answer by counting convention, cost to serve.
 
 Knows the frontier, readings, lifetimes and how to draw (``drawing.py``). Never knows the page around a figure.
 """
@@ -257,42 +257,3 @@ def _option_line(option: Option, life: Lifetime, what: str) -> dict[str, object]
         "lifetime_flops": option.lifetime_flops,
         "loss": option.loss,
     }
-
-
-@styled
-def draw_scores(rows: pd.DataFrame, scores: pd.DataFrame) -> Drawing | None:
-    """Loss against evaluation scores, a panel a task; ``scores`` has ``trial_id``, ``task``, ``score``.
-
-    ``None`` where no scored trial is among ``rows``.
-    """
-    joined = scores.merge(rows[["trial_id", "method", "model", "budget_flops", "loss"]], on="trial_id")
-    joined = joined[np.isfinite(joined["loss"].astype(float))]
-    if joined.empty:
-        return None
-    tasks = sorted(joined["task"].unique())
-    columns = min(3, len(tasks))
-    height = math.ceil(len(tasks) / columns)
-    figure = Figure(figsize=(1.0 + 3.4 * columns, 0.6 + 2.9 * height), layout="constrained")
-    panels = list(figure.subplots(height, columns, squeeze=False, sharex=True).flat)
-    methods = list(dict.fromkeys(joined["method"]))
-    colours = kind_colours(len(methods))
-    for panel, task in zip(panels, tasks, strict=False):
-        own = joined[joined["task"] == task]
-        for method, colour in zip(methods, colours, strict=True):
-            part = own[own["method"] == method]
-            panel.scatter(part["loss"], part["score"], color=colour, s=18)
-        ranks = own[["loss", "score"]].rank()
-        rank = float(ranks["loss"].corr(ranks["score"])) if len(own) > 2 else math.nan
-        panel.set(
-            title=task if math.isnan(rank) else f"{task} (rank correlation {rank:.2f})", xlabel=LOSS, ylabel="score"
-        )
-    for panel in panels[len(tasks) :]:
-        panel.set_axis_off()
-    legend(
-        figure,
-        *[
-            Line2D([], [], color=c, marker="o", linestyle="none", label=m)
-            for m, c in zip(methods, colours, strict=True)
-        ],
-    )
-    return Drawing(figure=figure, data=joined, title="Held-out loss against evaluation scores, one panel a task")

@@ -14,21 +14,28 @@ from typing import Any
 import pandas as pd
 
 from analysis import wording
-from analysis.choice_figures import Served, draw_exponents, draw_lifetime, draw_regions, draw_scores
+from analysis.choice_figures import Served, draw_exponents, draw_lifetime, draw_regions
 from analysis.conventions import Reading, readings
+from analysis.data_figures import drawings_of
+from analysis.data_page import data_sentences, source_lines
+from analysis.data_sheet import DataSheet
 from analysis.drawing import Drawing
 from analysis.expectation import ExpectedLoss
+from analysis.expected_score import ExpectedScore, foretell_score
 from analysis.experiment_figures import CAPTIONS, draw_experiments
 from analysis.explore import Explorer, explore
 from analysis.figures import draw_curves, draw_frontier, draw_profiles
 from analysis.fit import Interval
 from analysis.frontier import Frontier
 from analysis.law_figures import Comparison, draw_comparisons, draw_noise, draw_residuals, draw_surface
+from analysis.link import Link, fit_links, link_of
+from analysis.link_figure import draw_links
 from analysis.page import write_json, write_page
 from analysis.recommend import MAX_EXTRAPOLATION, Recommendation, describe
 from analysis.report_tables import (
     failures,
     law_table,
+    link_table,
     ranking_table,
     reading_sentence,
     reading_table,
@@ -63,8 +70,10 @@ class ReportContext:
     """What a text is and which models there are, for the cost to serve; without it that figure is left out."""
     expected: ExpectedLoss | None = None
     """What was foretold of this sweep's one cell, where a recommendation wrote the sweep."""
+    data: DataSheet | None = None
+    """What is in the pairs, where it was measured."""
     scores: pd.DataFrame | None = None
-    """Scores of trials on tasks: ``trial_id``, ``task``, ``score``."""
+    """Scores of trials on tasks: ``trial_id``, ``task``, ``score`` and, where it is known, ``task_type``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,6 +87,11 @@ class _Findings:
     foretold: tuple[Foretold, ...]
     kept: tuple[Comparison, ...]
     """What was foretold of this sweep against what it measured."""
+    links: tuple[Link, ...]
+    """From loss to score, where trials have scores."""
+    expected_score: ExpectedScore | None
+    no_score: str
+    """Why no score is expected, where trials have scores and none is."""
 
 
 def write_report(
@@ -96,11 +110,13 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = _find(rows, frontier, recommendation, context)
+    speaks = link_of(found.links)
     explorer: Explorer | None = explore(rows, found.readings) if found.readings else None
     path = write_page(
         folder,
         "report.html.jinja",
-        _drawings(rows, curves, frontier, recommendation, context, found),
+        _drawings(rows, curves, frontier, recommendation, context, found)
+        | ({} if context.data is None else drawings_of(context.data)),
         explorer,
         context=context,
         answer=None if recommendation is None else _answer(recommendation),
@@ -117,15 +133,23 @@ def write_report(
         moved=max((reading.moved for reading in found.readings), default=1.0),
         surfaces=surface_table(found.surfaces),
         foretold=[one.sentence for one in found.foretold],
+        links=[link.sentence for link in found.links],
+        link_groups=link_table(found.links),
+        link_task="" if speaks is None else speaks.task,
+        expected_score=_score_sentences(found),
         notes=frontier.notes,
         counts=state_counts(rows),
         failures=failures(rows),
         trials=trial_table(rows),
         num_trials=len(rows),
+        data_sentences=[] if context.data is None else data_sentences(context.data),
+        data_lines=[] if context.data is None else source_lines(context.data),
     )
     rows.to_csv(folder / "trials.csv", index=False)
     numbers_table(frontier).to_csv(folder / "numbers.csv", index=False)
     write_json(folder / "frontier.json", frontier.to_dict())
+    if found.links:
+        write_json(folder / "links.json", {"links": [link.to_dict() for link in found.links]})
     if recommendation is not None:
         write_json(folder / "recommendation.json", recommendation.to_dict())
     return path
@@ -134,8 +158,14 @@ def write_report(
 def _find(
     rows: pd.DataFrame, frontier: Frontier, recommendation: Recommendation | None, context: ReportContext
 ) -> _Findings:
+    links = () if context.scores is None else fit_links(rows, context.scores)
+    score, no_score = None, ""
+    if links and recommendation is not None:
+        score, no_score = foretell_score(links, frontier, recommendation)
     if not frontier.methods:
-        return _Findings(readings=(), notes=(), surfaces=(), foretold=(), kept=())
+        return _Findings(
+            readings=(), notes=(), surfaces=(), foretold=(), kept=(), links=links, expected_score=None, no_score=""
+        )
     budget = max(frontier.budgets_flops) if recommendation is None else recommendation.budget_flops
     found, notes = readings(rows, frontier, budget)
     return _Findings(
@@ -144,6 +174,9 @@ def _find(
         surfaces=fit_surfaces(frontier),
         foretold=foretell_largest(rows, frontier),
         kept=() if context.expected is None else _kept(context.expected, rows),
+        links=links,
+        expected_score=score,
+        no_score=no_score,
     )
 
 
@@ -168,6 +201,12 @@ def _kept_sentences(expected: ExpectedLoss, kept: Sequence[Comparison]) -> list[
     if not kept:
         return [f"Sweep {expected.sweep} foretold a loss of {expected.loss:.3f}; no trial is complete yet."]
     return [expected.sentence(one.measured, one.trial_ids[0]) for one in kept]
+
+
+def _score_sentences(found: _Findings) -> list[str]:
+    if found.expected_score is not None:
+        return list(found.expected_score.sentences())
+    return [found.no_score] if found.no_score else []
 
 
 def order_sentence(frontier: Frontier) -> str:
@@ -225,7 +264,7 @@ def _drawings(
         "lifetime": None
         if recommendation is None or served is None
         else draw_lifetime(frontier, recommendation, served),
-        "scores": None if context.scores is None else draw_scores(rows, context.scores),
+        "scores": draw_links(found.links, found.expected_score),
         "curves": draw_curves(frontier, curves),
     }
 

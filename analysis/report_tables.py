@@ -18,6 +18,8 @@ from analysis.conventions import Reading
 from analysis.fit import Interval
 from analysis.frontier import Frontier, MethodFrontier
 from analysis.law import Law
+from analysis.link import Link, link_of
+from analysis.link_groups import Group
 from analysis.profile import Profile
 from analysis.surface import Surface
 from trainer.trial import TrialState, format_flops
@@ -170,6 +172,29 @@ def surface_table(surfaces: Sequence[Surface]) -> list[list[Cell]]:
             [Cell(text=surface.method), *cells, Cell(text=f"{100 * surface.residual_sd:.1f} %", trial_ids=ids)]
         )
     return table
+
+
+def link_table(links: Sequence[Link]) -> list[list[Cell]]:
+    """A line a method and a budget: how the trials within it go, and how far they lie off the common curve."""
+    link = link_of(links)
+    return [
+        [
+            Cell(text="method" if kind.by == "method" else "budget"),
+            Cell(text=group.name),
+            Cell(text=str(group.num_trials)),
+            Cell(text="too few" if group.rank is None else f"{group.rank:.2f}"),
+            Cell(text=_offset(group)),
+        ]
+        for kind in (() if link is None else link.stability)
+        for group in kind.groups
+    ]
+
+
+def _offset(group: Group) -> str:
+    within = group.offset_interval
+    if group.offset is None or within is None:
+        return "not known"
+    return f"{group.offset:+.3f} ({within.low:+.3f} to {within.high:+.3f})"
 
 
 def state_counts(rows: pd.DataFrame) -> str:

@@ -39,7 +39,7 @@ def prepare(source: Path, folder: Path, num_processes: int) -> dict[str, float]:
     """Wall seconds of each stage, in this process and its workers."""
     from trainer.data import DataSource, Origin, Pair, open_split
     from trainer.pairs import Reading, write_pairs
-    from trainer.sources import read_file
+    from trainer.sources import read_files
     from trainer.tokens import write_tokens
 
     seconds, started = {}, time.perf_counter()
@@ -55,7 +55,7 @@ def prepare(source: Path, folder: Path, num_processes: int) -> dict[str, float]:
         [
             Reading(
                 origin=Origin(source=str(source)),
-                pairs=(Pair(row.query, row.positive, row.query) for row in read_file(source)),
+                pairs=(Pair(row.query, row.positive, row.query) for row in read_files([source])),
                 split_rule="by query",
             )
         ],

@@ -7,7 +7,7 @@ options. What a function needs is imported when it runs, so that a plan does not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from analysis.expected_score import ExpectedScore
     from analysis.frontier import Frontier
     from analysis.lifetime import Service
     from analysis.recommend import Recommendation
@@ -189,7 +190,9 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     from analysis.frontier import fit_frontier
     from analysis.recommend import recommend as recommend_at
     from analysis.report import ReportContext, write_report
-    from cluster import tables
+    from cluster import data_tables, tables
+    from cluster.data_answers import statistics_of
+    from cluster.data_sheet import sheet_of
     from sweeps.account import sentences
 
     rows = store.read_trials()
@@ -201,9 +204,10 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         budget = budget_flops or 2 * max(frontier.budgets_flops)
         recommendation = recommend_at(frontier, budget, shapes, tokens.tokens_per_pair)
     planned = plan_of(spec, prepared)
+    measured = statistics_of(prepared)
     context = ReportContext(
         sweep=spec.name,
-        manifest=tuple(tables.data_facts(prepared)),
+        manifest=tuple(data_tables.data_facts(prepared)),
         plan=tuple(tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
         notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *sentences(agenda_of(store))),
@@ -213,6 +217,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
             tokens_per_document=tokens.positive.mean_at_max_length,
         ),
         expected=spec.expected,
+        data=None if measured is None else sheet_of(measured),
         scores=_scores(store),
     )
     curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}
@@ -221,12 +226,72 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     return write_report(folder, rows, curves, frontier, recommendation, context)
 
 
+def card_of(store: Store, *, latex: bool) -> str:
+    """A store's reproducibility sheet, in Markdown or LaTeX."""
+    from cluster import data_tables
+    from sweeps.card import CardFacts, ModelFacts, card
+
+    spec, prepared, rows = store.spec, prepared_of(store), store.read_trials()
+    recorded, unrecorded = store.trial_ids(), store.read_unrecorded()
+    known = CardFacts(
+        spec=spec,
+        plan=plan_of(spec, prepared),
+        rows=rows,
+        data=tuple(data_tables.data_facts(prepared)),
+        sources=data_tables.source_facts(prepared.manifest),
+        packages=prepared.manifest.versions,
+        models=tuple(
+            ModelFacts(
+                name=model.name,
+                revision=model.revision,
+                num_layers=model.shape.num_layers,
+                width=model.shape.width,
+                num_params_non_embedding=model.shape.num_params_non_embedding,
+                num_params_embedding=model.shape.num_params_embedding,
+            )
+            for model in prepared.models.values()
+        ),
+        decisions=tuple(agenda_of(store).sentences()),
+        unrecorded_seconds=sum(seconds for trial_id, seconds in unrecorded.items() if trial_id not in recorded),
+        scores=_scores(store),
+    )
+    return card(known, latex=latex)
+
+
+def score_table_of(name: str, open_store: Callable[[str], Store]) -> pd.DataFrame:
+    """The scores in a table of this path, or of a store's trials. Raises ``ValueError`` for a store without scores."""
+    if "://" not in name and Path(name).suffix:
+        from analysis.rows import read_table
+
+        return read_table(Path(name))
+    store = open_store(name)
+    scores = _scores(store)
+    if scores is None:
+        raise ValueError(f"store {name!r} has no scores: make some with 'isoflop evaluate {name} --all'")
+    return scores
+
+
 def _scores(store: Store) -> pd.DataFrame | None:
     """Scores by trial and task; ``None`` without any."""
     from sweeps.scores import read_scores
 
     scores = read_scores(store)
-    return None if scores.empty else scores[["trial_id", "task", "score"]]
+    return None if scores.empty else scores
+
+
+def foretold_score(
+    store: Store, rows: pd.DataFrame, frontier: Frontier, answer: Recommendation
+) -> tuple[ExpectedScore | None, tuple[str, ...]]:
+    """The score to expect of a recommendation, and the words for it or for why there is none; no words where the store
+    has no scores."""
+    from analysis.expected_score import foretell_score
+    from analysis.link import fit_links
+
+    scores = _scores(store)
+    if scores is None:
+        return None, ()
+    found, why = foretell_score(fit_links(rows, scores), frontier, answer)
+    return found, (why,) if found is None else found.sentences()
 
 
 def fits_of(store: Store) -> Path:

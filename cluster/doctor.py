@@ -253,6 +253,7 @@ def _hub_finding(facts: ClusterFacts, spec: SweepSpec | None) -> Finding:
     if not facts.hub_error:
         return Finding(what="Hub", verdict="good", words="reached from the head")
     mend = (
-        "for models or data from the Hub, run 'isoflop data SPEC' once where it is reached, with the same ISOFLOP_CACHE"
+        "for models or data from the Hub, run 'isoflop data prepare SPEC' once where it is reached, with the same "
+        "ISOFLOP_CACHE"
     )
     return Finding(what="Hub", verdict="note", words=f"not reached from the head ({facts.hub_error})", mend=mend)

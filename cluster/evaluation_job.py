@@ -73,7 +73,7 @@ def evaluate_on(on: str, order: EvaluationOrder, console: Console) -> int:
                 metadata={"job_name": f"scores of {order.store}"},
             )
         say(console, f"submitted: job {job_id}")
-        ended = follow(client, job_id, console.file.write)
+        ended = follow(client, job_id, lambda text: console.out(text, end="", highlight=False))
     return 1 if ended.exit_status is None else ended.exit_status
 
 

@@ -148,7 +148,7 @@ def job_of(client: Client, job_id: str) -> SweepJob:
     return _sweep_job(client.get_job_info(job_id))
 
 
-def follow(client: Client, job_id: str, write: Callable[[str], None], *, skip: int = 0) -> SweepJob:
+def follow(client: Client, job_id: str, write: Callable[[str], object], *, skip: int = 0) -> SweepJob:
     """Give ``write`` the job's log as it grows, without its first ``skip`` characters, until the job ends.
 
     A connection that breaks is made again. Raises ``ValueError`` where the cluster stays away.

@@ -1,4 +1,4 @@
-"""What a plan, prepared data and a sweep's status look like in a terminal.
+"""What a plan and a sweep's status look like in a terminal.
 
 Knows how to show the values that the other packages return. Never computes them.
 """
@@ -19,8 +19,7 @@ from cluster.status import SweepStatus
 from cluster.view import duration
 from sweeps.cost import Cost
 from sweeps.plan import LeftOut, Plan, PlannedCell
-from trainer.data import DataManifest, Origin, SideStatistics
-from trainer.prepare import Prepared
+from sweeps.reproduction import Reproduction
 from trainer.trial import TrialState, format_flops
 
 MOST_FAILURES = 10
@@ -59,7 +58,7 @@ def assumptions(plan: Plan) -> tuple[str, ...]:
     pairs = "the number of pairs unknown" if facts.num_train_pairs is None else f"{facts.num_train_pairs:,} pairs"
     return (
         f"The data are not prepared yet: {facts.tokens_per_pair:g} tokens a pair and {pairs} are assumed. "
-        "'isoflop data' prepares and measures them.",
+        "'isoflop data prepare' prepares and measures them.",
     )
 
 
@@ -109,74 +108,10 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def data_facts(prepared: Prepared) -> list[tuple[str, str]]:
-    """The manifest and the models, labelled."""
-    manifest, statistics = prepared.manifest, prepared.statistics
-    source = manifest.source
-    facts = [
-        ("source", " + ".join(_origin_words(origin) for origin in source.origins)),
-        ("manifest", manifest.hash),
-        ("pairs", ", ".join(f"{number:,} {split}" for split, number in manifest.num_pairs.items())),
-        ("tokens", f"{statistics.tokens_per_pair:.1f} a pair, as trained on"),
-    ]
-    if source.weights:
-        facts.append(("epoch", f"{manifest.pairs_per_epoch:,} pairs, until the most repeated source begins again"))
-    prefixes = {"query": source.query_prefix, "positive": source.positive_prefix}
-    facts += [(f"{side} prefix", repr(prefix)) for side, prefix in prefixes.items() if prefix]
-    if source.num_negatives:
-        words = f"{manifest.num_negatives:,}, up to {source.num_negatives} a pair"
-        facts.append(("negatives", f"{words}, {statistics.negative_tokens_per_pair:.1f} tokens a pair"))
-    return [
-        *facts,
-        ("split", manifest.split_rule),
-        ("left out", ", ".join(f"{number:,} {reason}" for reason, number in manifest.dropped.items()) or "nothing"),
-        ("packages", f"{len(manifest.versions)} (isoflop data --json lists them)" if manifest.versions else "none"),
-        ("models", ", ".join(f"{model.name} ({model.revision})" for model in prepared.models.values())),
-    ]
-
-
-def data_view(prepared: Prepared) -> RenderableType:
-    """The manifest, the models, what each source gave, and how long the texts are."""
-    statistics = prepared.statistics
-    parts: list[RenderableType] = [_facts(data_facts(prepared)), Text("")]
-    if prepared.manifest.source.sources:
-        parts += [_origins_table(prepared.manifest), Text("")]
-    lengths = _table(
-        f"tokens a text, cut to {statistics.max_length}", "side", "mean", "10 %", "50 %", "90 %", "99 %", "cut"
-    )
-    histogram = _table("share of whole texts by tokens, from", "side", *statistics.query.histogram)
-    for side, of in (("query", statistics.query), ("positive", statistics.positive), ("negative", statistics.negative)):
-        if of:
-            lengths.add_row(side, *_length_words(of))
-            histogram.add_row(side, *(f"{share:.1%}" for share in of.histogram.values()))
-    return Group(*parts, lengths, Text(""), histogram)
-
-
-def _origins_table(manifest: DataManifest) -> Table:
-    table = _table("sources", "source", "weight", *manifest.num_pairs, "seen an epoch", "left out", "content")
-    total = manifest.pairs_per_epoch
-    weights = manifest.source.weights
-    for number, facts in enumerate(manifest.origins):
-        drawn = total * weights[number] / sum(weights) if weights else facts.num_pairs["train"]
-        table.add_row(
-            _origin_words(facts.origin),
-            str(facts.origin.weight or ""),
-            *(f"{pairs:,}" for pairs in facts.num_pairs.values()),
-            f"{drawn / facts.num_pairs['train']:.0%}" if facts.num_pairs["train"] else "",
-            f"{sum(facts.dropped.values()):,}",
-            facts.content[:16],
-        )
-    return table
-
-
-def _origin_words(origin: Origin) -> str:
-    return " ".join(filter(None, (origin.source, origin.name)))
-
-
 def status_view(status: SweepStatus) -> RenderableType:
     """Trials by state for each budget and method, who drives it, and what failed."""
     share = status.spent_flops / max(1, status.planned_flops)
-    facts = _facts(
+    facts = facts_table(
         [
             ("sweep", status.name),
             ("store", status.store),
@@ -187,7 +122,7 @@ def status_view(status: SweepStatus) -> RenderableType:
         ]
     )
     states = [state for state in TrialState if status.states.get(state)] or [TrialState.COMPLETE]
-    table = _table("", "budget", "method", "trials", *(state.lower() for state in states), "best loss", "model")
+    table = plain_table("", "budget", "method", "trials", *(state.lower() for state in states), "best loss", "model")
     for group in status.groups:
         numbers = [str(group.states.get(state, 0)) for state in states]
         loss = "" if group.best_loss is None else f"{group.best_loss:.4f}"
@@ -213,7 +148,7 @@ def running_table(live: Live) -> Table:
     hidden = len(live.running) - MOST_RUNNING
     title = "running" + (f" ({hidden} more)" if hidden > 0 else "")
     headings = ("trial", "", "share", "train loss", "tokens/s", "MFU", "left")
-    table = _table(title, *headings)
+    table = plain_table(title, *headings)
     for trial in live.running[:MOST_RUNNING]:
         table.add_row(
             trial.trial_id,
@@ -233,6 +168,20 @@ def time_words(live: Live) -> str:
     return f"{duration(live.seconds)} gone, {words}; {len(live.running)} trials run"
 
 
+def reproduction_view(found: Reproduction) -> RenderableType:
+    """Every compared quantity, in the row and again."""
+    table = plain_table("", "quantity", "in the row", "again", "difference")
+    for line in found.lines:
+        far = "" if line.difference is None else "none" if line.is_same else f"{line.difference:.1e}"
+        table.add_row(line.name, _short(line.recorded), _short(line.again), far)
+    return Group(table, Text(""))
+
+
+def _short(value: object) -> str:
+    """A value in full, but for a hash."""
+    return "none" if value is None else str(value)[:20]
+
+
 def _driver_words(status: SweepStatus) -> str:
     if status.driver:
         who = status.driver
@@ -245,7 +194,7 @@ def _driver_words(status: SweepStatus) -> str:
 
 
 def _plan_table(cells: Iterable[PlannedCell]) -> Table:
-    table = _table("", "budget", "model", "method", "parameters", "tokens", "steps", "epochs", "trials", "FLOPs")
+    table = plain_table("", "budget", "model", "method", "parameters", "tokens", "steps", "epochs", "trials", "FLOPs")
     for planned in cells:
         table.add_row(
             format_flops(planned.cell.budget_flops),
@@ -264,7 +213,7 @@ def _plan_table(cells: Iterable[PlannedCell]) -> Table:
 def _cost_table(plan: Plan, cost: Cost) -> Table:
     from analysis.hardware import amount  # brings pandas, which a status does without
 
-    table = _table("", "budget", "trials", "GPU-hours", "money")
+    table = plain_table("", "budget", "trials", "GPU-hours", "money")
     price = cost.hardware.price_per_hour
     for budget, part in plan.budgets.items():
         hours = cost.hours[budget]
@@ -274,28 +223,37 @@ def _cost_table(plan: Plan, cost: Cost) -> Table:
 
 
 def _left_out_table(left_out: Iterable[LeftOut]) -> Table:
-    table = _table("", "budget", "model", "method", "why")
+    table = plain_table("", "budget", "model", "method", "why")
     for out in left_out:
         table.add_row(format_flops(out.cell.budget_flops), out.cell.model, out.cell.label, out.reason)
     return table
 
 
-def _length_words(side: SideStatistics) -> list[str]:
-    percentiles = [f"{side.percentiles[p]:.0f}" for p in ("10", "50", "90", "99")]
-    return [f"{side.mean_at_max_length:.1f}", *percentiles, f"{side.truncated_share:.1%}"]
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> Table:
+def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
+    """Labels with their values."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for label, value in facts:
         table.add_row(label, Text(value))
     return table
 
 
-def _table(title: str, *headings: str) -> Table:
+def plain_table(title: str, *headings: str) -> Table:
     """A plain table, words on the left and numbers on the right."""
     table = Table(title=title or None, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
-    words = {"model", "method", "why", "side", "source", "trial"}
+    words = {
+        "model",
+        "method",
+        "why",
+        "side",
+        "source",
+        "trial",
+        "quantity",
+        "task",
+        "tokenizer",
+        "held out",
+        "seen in",
+        "languages",
+    }
     for heading in headings:
         table.add_column(heading, justify="left" if heading in words else "right", no_wrap=heading != "why")
     return table

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from cluster.progress import BestTrial, Report, SweepProgress
 from trainer.data import Report as PrepareReport
-from trainer.trial import TrialState, format_flops
+from trainer.trial import CurvePoint, TrialResult, TrialState, format_flops
 
 PLAIN_SECONDS = 10.0
 WATCH_SECONDS = 2.0
@@ -63,6 +63,14 @@ def preparing(console: Console) -> Iterator[PrepareReport]:
             bars.update(stages[stage], completed=done, total=total or None)
 
         yield report
+
+
+@contextmanager
+def training(console: Console, recorded: TrialResult) -> Iterator[Callable[[CurvePoint], None]]:
+    """A callable for ``trainer.loop.train`` of one trial that was trained before: a bar in a terminal, else lines."""
+    took = f"{recorded.spec.trial_id}, {duration(recorded.spending.seconds)} the first time"
+    with preparing(console) as report:
+        yield lambda point: report(took, point.step, recorded.spending.steps)
 
 
 def picture(progress: SweepProgress) -> RenderableType:

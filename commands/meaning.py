@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.answers import emit_sweep, fits_of, prepared_of, say, service_of, tell, write_report_of
+from cluster.answers import emit_sweep, fits_of, foretold_score, prepared_of, say, service_of, tell, write_report_of
 from commands.terminal import JsonOption, StoreArgument, console, open_store, print_json, whole_flops
 
 app = typer.Typer()
@@ -146,12 +146,14 @@ def recommend(
     answer = recommend_at(frontier, flops, shapes, tokens.tokens_per_pair, constraints)
     service = service_of(tokens, queries_per_month=queries, documents=documents, reembeddings=reembed, months=months)
     life = None if service is None else lifetime(frontier, answer, constraints.allowed(shapes), service)
+    score, said = foretold_score(opened, rows, frontier, answer)
     if emit is not None:
         emit_sweep(emit, opened.spec, frontier, answer)
     if as_json:
-        print_json(answer.to_dict() | {"lifetime": None if life is None else life.to_dict()})
+        beside = {"lifetime": None if life is None else life.to_dict()}
+        print_json(answer.to_dict() | beside | {"expected_score": None if score is None else score.to_dict()})
         return
-    tell(console(), (*answer.sentences(), *(life.sentences() if life else ())))
+    tell(console(), (*answer.sentences(), *said, *(life.sentences() if life else ())))
     if emit is not None:
         say(console(), f"sweep: {emit}")
 

@@ -75,12 +75,14 @@ def evaluate(
     which: Which = "all" if every else "frontier" if frontier else "best"
     if bool(trial) + best + frontier + every > 1:
         raise ValueError("--trial, --best, --frontier and --all are given together: give one of them")
-    if store is None and not (prefetch and on is None):
-        raise ValueError("STORE is missing: give the store whose models are to be evaluated")
     from cluster import evaluation, score_tables
     from trainer.prepare import default_cache
 
     said = console(err=as_json)
+    if store is None:
+        if not prefetch or on is not None:
+            raise ValueError("STORE is missing: give the store whose models are to be evaluated")
+        return evaluation.prefetch(None, evaluation.tasks_of(tasks, None), default_cache(), said)
     if on is not None:
         from cluster.evaluation_job import EvaluationOrder, evaluate_on
 
@@ -89,11 +91,10 @@ def evaluate(
         place = str(open_store(store).root) if on == "auto" else store
         order = EvaluationOrder(store=place, trial=trial, which=which, tasks=tasks, prefetch=prefetch)
         sys.exit(evaluate_on(on, order, said))
-    opened = open_store(store) if store else None
-    names = evaluation.tasks_of(tasks, opened.spec if opened else None)
+    opened = open_store(store)
+    names = evaluation.tasks_of(tasks, opened.spec)
     if prefetch:
         return evaluation.prefetch(opened, names, default_cache(), said)
-    assert opened is not None
     found = evaluation.chosen(opened, trial, which, said)
     asked, is_whole = evaluation.evaluate_chosen(opened, found, names, default_cache(), said, evaluation.own_ray)
     tables = evaluation.scores_asked(opened, asked)

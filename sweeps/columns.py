@@ -220,6 +220,12 @@ def checked_losses(text: str | None) -> dict[float, float]:
     return dict(found)
 
 
+def contradictions(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Columns that are not as the row's own spec and placement have them: none in what ``to_row`` wrote."""
+    result = from_row(row)
+    return tuple(c.name for c in COLUMNS if c.value(result) != row[c.name])
+
+
 def columns_markdown() -> str:
     """The columns of rows and curves as Markdown tables: the content of ``docs/columns.md``."""
     curve = (

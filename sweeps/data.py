@@ -24,6 +24,8 @@ class OriginSpec:
     split: str = "train"
     weight: int = 0
     """Its share against the other weights; 0 in all of them draws every pair equally often."""
+    columns: tuple[str, ...] = ()
+    """Of the query and of the positive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,8 @@ class DataSpec:
     name: str = ""
     """The Hub data set's configuration, where it has several."""
     split: str = "train"
+    columns: tuple[str, ...] = ()
+    """Of the query and of the positive, where their names are not among those that are known."""
     sources: tuple[OriginSpec, ...] = ()
     query_prefix: str = ""
     """Stands before every query."""
@@ -47,9 +51,19 @@ class DataSpec:
     def fields(self) -> dict[str, Any]:
         """As the border takes them: one source or several, and of the rest what is set."""
         fields = asdict(self)
-        sources = [{k: v for k, v in origin.items() if k != "weight" or v} for origin in fields.pop("sources")]
+        fields["columns"] = list(fields["columns"])
+        sources = [_given(origin) for origin in fields.pop("sources")]
         single = {name: fields.pop(name) for name in ("source", "name", "split")}
         return ({"sources": sources} if sources else single) | {name: value for name, value in fields.items() if value}
+
+
+def _given(origin: dict[str, Any]) -> dict[str, Any]:
+    """A source as the border takes it: what need not be given only where it is."""
+    fields = {**origin, "columns": list(origin["columns"])}
+    return {name: value for name, value in fields.items() if value or name not in ("weight", "columns")}
+
+
+_Columns = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=2)]
 
 
 class OriginFields(Fields):
@@ -59,6 +73,7 @@ class OriginFields(Fields):
     name: str = ""
     split: Annotated[str, Field(min_length=1)] = "train"
     weight: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+    columns: _Columns | None = None
 
 
 _Origin = Annotated[OriginFields, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
@@ -70,6 +85,7 @@ class DataFields(Fields):
     source: Annotated[str, Field(min_length=1)] | None = None
     name: str = ""
     split: Annotated[str, Field(min_length=1)] = "train"
+    columns: _Columns | None = None
     sources: Annotated[list[_Origin], Field(min_length=1)] | None = None
     query_prefix: str = ""
     positive_prefix: str = ""
@@ -82,13 +98,13 @@ class DataFields(Fields):
                 raise ValueError("has no source: give 'source: nano', a file, a Hub data set, or a list of 'sources'")
             self._check_negatives([self.source])
             return self
-        for field in ("source", "name", "split"):
+        for field in ("source", "name", "split", "columns"):
             if field in self.model_fields_set:
                 raise ValueError(
                     f"has {field} {getattr(self, field)!r} beside sources: put it into the list of sources"
                 )
         self._check_negatives([origin.source for origin in self.sources])
-        origins = [(origin.source, origin.name, origin.split) for origin in self.sources]
+        origins = [(origin.source, origin.name, origin.split, origin.columns) for origin in self.sources]
         for number, origin in enumerate(origins):
             if origin in origins[:number]:
                 raise ValueError(f"has the source {origin[0]!r} twice: give each once, with the sum of its weights")
@@ -107,7 +123,15 @@ class DataFields(Fields):
 
 def data_spec(fields: DataFields) -> DataSpec:
     """The frozen value of a checked section."""
-    given = fields.model_dump(exclude={"source", "sources"})
-    origins = (origin.model_dump() for origin in fields.sources or ())
-    sources = tuple(OriginSpec(**{**origin, "weight": origin["weight"] or 0}) for origin in origins)
-    return DataSpec(source=fields.source or "", sources=sources, **given)
+    given = fields.model_dump(exclude={"source", "columns", "sources"})
+    sources = tuple(
+        OriginSpec(
+            source=origin.source,
+            name=origin.name,
+            split=origin.split,
+            weight=origin.weight or 0,
+            columns=tuple(origin.columns or ()),
+        )
+        for origin in fields.sources or ()
+    )
+    return DataSpec(source=fields.source or "", columns=tuple(fields.columns or ()), sources=sources, **given)

@@ -36,7 +36,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sweeps.columns import COLUMNS, CURVE_SCHEMA, SCHEMA, columns_markdown, from_row, to_curve, to_row
+from sweeps.columns import (
+    COLUMNS,
+    CURVE_SCHEMA,
+    SCHEMA,
+    columns_markdown,
+    contradictions,
+    from_row,
+    to_curve,
+    to_row,
+)
 from sweeps.compact import Compact, once, strings
 from sweeps.extension import obstacle
 from sweeps.remote import RemotePath, place
@@ -154,6 +163,11 @@ class Store:
         """How a trial ended, without its curve. Raises ``StoreError`` where its row is missing or broken."""
         [row] = _read_row(self._file("trials", trial_id)).to_pylist()
         return from_row(row)
+
+    def contradictions(self, trial_id: str) -> tuple[str, ...]:
+        """Columns of a trial's row that do not follow from its spec: somebody has changed the file."""
+        [row] = _read_row(self._file("trials", trial_id)).to_pylist()
+        return contradictions(row)
 
     def read_trials(self, *, strict: bool = True) -> pd.DataFrame:
         """Every row, one line each, by trial id, with the columns of ``COLUMNS``; typed also where there is none.

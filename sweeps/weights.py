@@ -82,7 +82,8 @@ def find_trial(store: Store, prefix: str) -> TrialResult:
     return _named(store, prefix) if prefix else _best_with_weights(store)
 
 
-def _named(store: Store, prefix: str) -> TrialResult:
+def find_id(store: Store, prefix: str) -> str:
+    """The id of the recorded trial that begins with ``prefix``. Raises ``ValueError`` where none or several do."""
     ids = store.trial_ids()
     found = [prefix] if prefix in ids else sorted(trial_id for trial_id in ids if trial_id.startswith(prefix))
     if not found:
@@ -93,12 +94,17 @@ def _named(store: Store, prefix: str) -> TrialResult:
     if len(found) > 1:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         raise ValueError(f"trial {prefix!r} may be {', '.join(found[:_NAMED])}{more}: give more characters of its id")
-    result = store.read_trial(found[0])
+    return found[0]
+
+
+def _named(store: Store, prefix: str) -> TrialResult:
+    trial_id = find_id(store, prefix)
+    result = store.read_trial(trial_id)
     if result.state is not TrialState.COMPLETE:
-        raise ValueError(f"trial {found[0]} ended {result.state.value}: choose one that is COMPLETE")
-    if found[0] not in store.trials_with_weights():
+        raise ValueError(f"trial {trial_id} ended {result.state.value}: choose one that is COMPLETE")
+    if trial_id not in store.trials_with_weights():
         raise ValueError(
-            f"trial {found[0]} has no weights in store {str(store.root)!r}: choose another, or keep them with "
+            f"trial {trial_id} has no weights in store {str(store.root)!r}: choose another, or keep them with "
             "resources.keep_weights: all in the spec of a new sweep"
         )
     return result

@@ -29,6 +29,9 @@ VERBS = (
     "next",
     "report",
     "export",
+    "reproduce",
+    "card",
+    "tasks",
     "list",
     "stop",
     "logs",
@@ -121,7 +124,7 @@ def test_wrong_data_are_refused_in_one_sentence(  # type: ignore[no-untyped-def]
 ) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(content)
-    answer = ask("data", str(path), "--model", "nano-1k", "--json")
+    answer = ask("data", "prepare", str(path), "--model", "nano-1k", "--json")
     assert answer.status == 2, answer.err
     last = answer.err.strip().splitlines()[-1]
     assert last.startswith("isoflop: ") and "Traceback" not in answer.err
@@ -131,7 +134,7 @@ def test_wrong_data_are_refused_in_one_sentence(  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("length", ["0", "-3", "1"])
 def test_data_refuses_a_length_that_holds_no_text(ask, tmp_path: Path, length: str) -> None:  # type: ignore[no-untyped-def]
-    refused(ask("data", "nano", "--max-length", length), f"--max-length is {length}: give at least 2")
+    refused(ask("data", "prepare", "nano", "--max-length", length), f"--max-length is {length}: give at least 2")
     assert not (tmp_path / "cache").exists()
 
 

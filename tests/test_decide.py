@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,8 @@ import isoflop
 from cluster.answers import write_report_of
 from sweeps.columns import SCHEMA
 from sweeps.plan import DataFacts, plan
+from sweeps.score_row import ScoreRow
+from sweeps.scores import write_score
 from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.analysis.law_rows import parabola_law
@@ -211,3 +214,43 @@ def test_the_emitted_sweep_s_report_shows_foretold_beside_measured(
     # Without noise the law foretells its own loss.
     assert line["predicted"] == pytest.approx(measured, rel=0.02)
     assert f"Sweep fake foretold a loss of {foretold['loss']:.3f}" in page.read_text()
+
+
+def _score(store: Store, trial_id: str, task: str, score: float) -> None:
+    row = ScoreRow(
+        trial_id=trial_id,
+        task=task,
+        task_type="Retrieval",
+        score=score,
+        main_metric="ndcg_at_10",
+        metrics="{}",
+        dataset_revision="r",
+        mteb_version="2",
+        weights_hash="w",
+        seconds=1.0,
+        finished_at="2026-11-22T10:00:00+00:00",
+    )
+    write_score(store, row)
+
+
+def test_what_a_loss_is_worth_is_told_where_trials_have_scores(lawful: Store, ask_lawful: Ask) -> None:
+    assert json.loads(ask_lawful("recommend", "--budget", "1e12", "--json")[1])["expected_score"] is None
+    rows = lawful.read_trials()
+    for trial_id, loss in zip(rows["trial_id"], rows["loss"], strict=True):
+        _score(lawful, trial_id, "A", 0.1 + 2 * math.exp(-0.5 * loss))
+        _score(lawful, trial_id, "B", 0.1 + 2 * math.exp(-0.5 * loss))
+    status, out, _ = ask_lawful("recommend", "--budget", "1e12", "--json")
+    found = json.loads(out)
+    expected = found["expected_score"]
+    assert status == 0 and expected["task"] == "mean of all tasks"
+    assert expected["score"] == pytest.approx(0.1 + 2 * math.exp(-0.5 * found["loss"]), abs=0.02)
+    # The link is exact, so what is open is what the loss leaves open.
+    low, high = (0.1 + 2 * math.exp(-0.5 * end) for end in reversed(found["loss_interval"]))
+    assert expected["interval"] == pytest.approx([low, high], abs=0.05)
+    assert "expect a mean evaluation score of" in ask_lawful("recommend", "--budget", "1e12")[1]
+
+
+def test_one_scored_trial_foretells_no_score(lawful: Store, ask_lawful: Ask) -> None:
+    _score(lawful, min(lawful.trial_ids()), "A", 0.5)
+    status, out, _ = ask_lawful("recommend", "--budget", "1e12")
+    assert status == 0 and "No score can be foretold: 1 scored trial is too few for a curve." in out

@@ -19,7 +19,7 @@ import sysconfig
 import tokenize
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +71,23 @@ def versions() -> dict[str, str]:
     stems = (path.stem for folder in _site_folders() for path in folder.glob("*.dist-info"))
     pairs = (stem.partition("-") for stem in sorted(stems))
     return {name: version for name, _, version in pairs if name not in OWN_PACKAGES}
+
+
+def metadata_files(packages: Set[str]) -> list[Path]:
+    """METADATA of every installed distribution, or of those that bring one of these top-level packages."""
+    folders = [path for folder in _site_folders() for path in sorted(folder.glob("*.dist-info"))]
+    return [
+        folder / "METADATA"
+        for folder in folders
+        if (folder / "METADATA").is_file() and (not packages or packages & _top_level(folder))
+    ]
+
+
+def _top_level(folder: Path) -> set[str]:
+    """The top-level packages of a distribution, from the list of its files."""
+    record = folder / "RECORD"
+    lines = record.read_text(encoding="utf-8", errors="replace").splitlines() if record.is_file() else []
+    return {line.partition("/")[0] for line in lines}
 
 
 def fingerprint(packages: Sequence[str] = ()) -> str:

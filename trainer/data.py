@@ -32,13 +32,16 @@ class Origin:
     """One place that pairs come from."""
 
     source: str
-    """``nano`` (the packages installed here), the path of a .jsonl, .jsonl.gz or .parquet file, or a Hub data set."""
+    """``nano`` (the packages installed here), the path of a .jsonl, .jsonl.gz or .parquet file or of a folder of them,
+    or a Hub data set."""
     name: str = ""
     """A Hub data set's configuration; for ``nano`` the packages to read, with commas between, all when empty."""
     split: str = "train"
     """The split of a Hub data set that is read (and divided again)."""
     weight: int = 0
     """Its share of a mixture, against the other weights; 0 in all of them draws every pair equally often."""
+    columns: tuple[str, ...] = ()
+    """The columns of the query and of the positive, where they have other names than those that are known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +52,7 @@ class DataSource:
     """As in ``Origin``, for one source; empty where there are several."""
     name: str = ""
     split: str = "train"
+    columns: tuple[str, ...] = ()
     sources: tuple[Origin, ...] = ()
     """Several sources; either all have weights or none has."""
     query_prefix: str = ""
@@ -61,7 +65,7 @@ class DataSource:
     @property
     def origins(self) -> tuple[Origin, ...]:
         """The sources, in the order in which they are read."""
-        return self.sources or (Origin(source=self.source, name=self.name, split=self.split),)
+        return self.sources or (Origin(source=self.source, name=self.name, split=self.split, columns=self.columns),)
 
     @property
     def weights(self) -> tuple[int, ...]:
@@ -78,8 +82,13 @@ class DataSource:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> DataSource:
         """The source whose ``asdict`` this is."""
-        sources = tuple(Origin(**origin) for origin in fields.get("sources", ()))
-        return cls(**{**fields, "sources": sources})
+        sources = tuple(_origin(origin) for origin in fields.get("sources", ()))
+        return cls(**{**fields, "sources": sources, "columns": tuple(fields.get("columns", ()))})
+
+
+def _origin(fields: dict[str, Any]) -> Origin:
+    """The origin whose ``asdict`` this is, also from before it could name its columns."""
+    return Origin(**{**fields, "columns": tuple(fields.get("columns", ()))})
 
 
 class Pair(NamedTuple):
@@ -159,7 +168,7 @@ class DataManifest:
         record = json.loads(text)
         source = DataSource.from_dict(record.pop("source"))
         origins = tuple(
-            OriginFacts(origin=Origin(**facts.pop("origin")), **facts) for facts in record.pop("origins", ())
+            OriginFacts(origin=_origin(facts.pop("origin")), **facts) for facts in record.pop("origins", ())
         )
         return cls(source=source, origins=origins, **record)
 

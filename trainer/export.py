@@ -66,6 +66,11 @@ def load_trained(folder: Path, spec: TrialSpec) -> dict[str, Tensor]:
     return load_file(weights)
 
 
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the tensors that ``save_trained`` kept in ``folder``, in hex digits."""
+    return sha256(folder / _WEIGHTS)
+
+
 def export(out: Path, *, result: TrialResult, weights: Path, base: Path, manifest: DataManifest, cache: Path) -> None:
     """Write the model that a complete trial has trained as a folder for ``SentenceTransformer(out)``, in float32.
 

@@ -45,18 +45,27 @@ def download(name: str) -> tuple[Path, str]:
 
     Raises ``ValueError`` for a name that the Hub does not have or weights that are pickles only.
     """
+    folder = _snapshot(name, list(_PATTERNS))
+    files_of(name, folder)
+    return folder, folder.name
+
+
+def _snapshot(name: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(_PATTERNS), ignore_patterns=["*/*"]))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise ValueError(
             f"model {name!r} is neither of the nano ladder, nor a folder, nor could the Hub give it "
             f"({type(error).__name__}): check the name, or the connection"
         ) from error
-    files_of(name, folder)
-    return folder, folder.name
+
+
+def download_tokenizer(name: str) -> Path:
+    """The folder of a Hub model's tokenizer alone, without weights. Raises ``ValueError`` as ``download``."""
+    return _snapshot(name, [pattern for pattern in _PATTERNS if pattern != "*.safetensors"])
 
 
 def load_tokenizer(name: str, folder: Path) -> Any:

@@ -8,6 +8,7 @@ Never knows a sweep or a trial.
     <cache>/models/<model key>.json  what was measured of a model: folder, revision, shape, tokenizer
     <cache>/tokens/<data>-<tokenizer>-<max length>/
     <cache>/nano-tasks/              the modules of held-out nano pairs, which evaluation tasks are made of
+    <cache>/statistics/<key>.json    what was measured of pairs (trainer/survey.py)
     <cache>/hashes/                  content hashes of people's files, by size and time of change
 """
 
@@ -168,6 +169,35 @@ def find(source: DataSource, models: Sequence[str], *, max_length: int, cache: P
     return Prepared(manifest=manifest, statistics=statistics[0], models=prepared)
 
 
+def prepare_pairs(source: DataSource, cache: Path, report: Report) -> tuple[DataManifest, Path]:
+    """The pairs alone, and the folder of their splits. Raises ``ValueError`` as ``prepare``."""
+    return _prepare_data(source, cache, report), _data_folder(source, cache)
+
+
+def pairs_of(manifest: DataManifest, cache: Path) -> Path | None:
+    """The folder of the splits that ``manifest`` describes, ``None`` where this cache does not have them."""
+    folder = cache / "data" / slug(f"{_LAYOUT} {manifest.fingerprint}")
+    return folder if folder.is_dir() else None
+
+
+def prepare_tokenizers(source: DataSource, models: Sequence[str], cache: Path, report: Report) -> dict[str, Path]:
+    """The folder of each model's tokenizer; no weights are loaded or trained. Raises ``ValueError`` as ``prepare``."""
+    from trainer.models import download_tokenizer
+
+    folders: dict[str, Path] = {}
+    if any(name in NANO_MODELS for name in models):
+        _prepare_nano(_nano_source(source), (), cache, report)
+    for name in models:
+        if name in NANO_MODELS:
+            manifest = _find_manifest(_nano_source(source), cache)
+            assert manifest is not None, "the nano corpus was prepared a moment ago"
+            folders[name] = _world_folder(manifest, cache) / nano.TOKENIZER
+        else:
+            report(f"loading the tokenizer of {name}", 0, 0)
+            folders[name] = Path(name).resolve() if Path(name).is_dir() else download_tokenizer(name)
+    return folders
+
+
 def nano_test_rows(manifest: DataManifest, cache: Path, report: Report) -> NanoRows:
     """What nano tasks are made of: the test split of these nano data, with the module of each pair.
 
@@ -224,10 +254,10 @@ def _read(origin: Origin, negatives: bool, report: Report) -> Reading:
             versions=corpus.versions(),
         )
     if sources.is_file(origin.source):
-        rows = sources.read_file(sources.existing(origin.source), negatives=negatives)
+        rows = sources.read_files(sources.existing(origin.source), columns=origin.columns, negatives=negatives)
     else:
         report(f"loading {origin.source}", 0, 0)
-        rows = sources.read_hub(origin.source, origin.name, origin.split, negatives=negatives)
+        rows = sources.read_hub(origin.source, origin.name, origin.split, columns=origin.columns, negatives=negatives)
     pairs = (Pair(row.query, row.positive, normalised(row.query), row.negatives) for row in rows)
     return Reading(origin=origin, pairs=pairs, split_rule="by query")
 
@@ -253,9 +283,11 @@ def _origin_key(origin: Origin, cache: Path) -> str:
     """Identity of what one source would give: the installed packages, a file's content, or a Hub data set's name."""
     if origin.source == NANO:
         return corpus.fingerprint(_packages(origin))
+    columns = list(origin.columns)
     if sources.is_file(origin.source):
-        return hash_files([sources.existing(origin.source)], cache / "hashes")
-    return slug(json.dumps([origin.source, origin.name, origin.split]))
+        content = hash_files(sources.existing(origin.source), cache / "hashes")
+        return slug(json.dumps([content, columns])) if columns else content
+    return slug(json.dumps([origin.source, origin.name, origin.split, *columns]))
 
 
 def _packages(origin: Origin) -> tuple[str, ...]:

@@ -1,21 +1,30 @@
-"""Pairs from a JSONL file, a Parquet file or a data set on the Hub.
+"""Pairs from JSONL and Parquet files, folders of them, or a data set on the Hub.
 
 Knows file formats and the column names people use (``query``, ``pos`` and ``neg`` as in the BGE files, ``anchor``,
-``positive`` and ``negative`` as in sentence-transformers), and says in one sentence which row is wrong and how to mend
-it. Rows are read some thousand at a time. Never knows splits, tokens or caches.
+``positive`` and ``negative`` as in sentence-transformers, or those that a person names), and says in one sentence which
+row is wrong and how to mend it. Rows are read some thousand at a time. Never knows splits, tokens or caches.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 JSONL = (".jsonl", ".jsonl.gz")
 PARQUET = (".parquet",)
-COLUMNS = (("query", "pos"), ("anchor", "positive"), ("query", "document"))
+COLUMNS = (
+    ("query", "pos"),
+    ("anchor", "positive"),
+    ("query", "positive"),
+    ("query", "document"),
+    ("query", "answer"),
+    ("question", "answer"),
+    ("title", "abstract"),
+)
+"""Names of the query's and the positive's column; the first that a source has both of counts."""
 
 NEGATIVES = ("neg", "negatives", "negative")
 _ROWS_PER_BATCH = 1024
@@ -40,8 +49,10 @@ class _Columns(NamedTuple):
 
 
 def is_file(source: str) -> bool:
-    """Whether ``source`` names a data file. Raises ``ValueError`` for a path that is there but is none that we read."""
-    if source.endswith(JSONL + PARQUET):
+    """Whether ``source`` names a data file or a folder of them. Raises ``ValueError`` for a path that is there but is
+    none that we read.
+    """
+    if source.endswith(JSONL + PARQUET) or Path(source).is_dir():
         return True
     if Path(source).exists():
         raise ValueError(
@@ -50,24 +61,38 @@ def is_file(source: str) -> bool:
     return False
 
 
-def existing(source: str) -> Path:
-    """The path of a data file. Raises ``ValueError`` where there is none."""
+def existing(source: str) -> list[Path]:
+    """The data files of a source: itself, or those at any depth of a folder, by their paths. Raises ``ValueError``
+    where there are none.
+    """
     path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.name.endswith(JSONL + PARQUET) and file.is_file())
+        if not files:
+            raise ValueError(
+                f"data source {source!r} is a folder without .jsonl, .jsonl.gz or .parquet files: add some"
+            )
+        return files
     if not path.is_file():
         raise ValueError(f"data source {source!r} does not exist: give the path of a .jsonl or .parquet file")
-    return path
+    return [path]
 
 
-def read_file(path: Path, *, negatives: bool = False) -> Iterator[Row]:
-    """Every pair of a data file, in its order, with its hard negatives where they are asked for.
+def read_files(paths: Sequence[Path], *, columns: Sequence[str] = (), negatives: bool = False) -> Iterator[Row]:
+    """Every pair of data files, in their order, with its hard negatives where they are asked for.
 
-    Raises ``ValueError`` for the first row that holds no pair, and where negatives are asked for and the file has none.
+    ``columns`` are the names of the query's and the positive's column, where they are none of ``COLUMNS``. Raises
+    ``ValueError`` for the first row that holds no pair, and where negatives are asked for and a file has none.
     """
-    return _read_parquet(path, negatives) if path.name.endswith(PARQUET) else _read_jsonl(path, negatives)
+    for path in paths:
+        read = _read_parquet if path.name.endswith(PARQUET) else _read_jsonl
+        yield from read(path, columns, negatives)
 
 
-def read_hub(name: str, config: str, split: str, *, negatives: bool = False) -> Iterator[Row]:
-    """Every pair of one split of a Hub data set, as ``read_file``. Raises ``ValueError`` where the Hub has no such
+def read_hub(
+    name: str, config: str, split: str, *, columns: Sequence[str] = (), negatives: bool = False
+) -> Iterator[Row]:
+    """Every pair of one split of a Hub data set, as ``read_files``. Raises ``ValueError`` where the Hub has no such
     thing.
     """
     from datasets import load_dataset
@@ -82,16 +107,16 @@ def read_hub(name: str, config: str, split: str, *, negatives: bool = False) -> 
             f"data set {name!r} (name {config!r}, split {split!r}) could not be loaded: {reason}; "
             "check its name on the Hub, or the connection"
         ) from error
-    columns = _columns(table.column_names, f"data set {name}", negatives)
+    found = _columns(table.column_names, f"data set {name}", columns, negatives)
     number = 0
-    for batch in table.select_columns(columns.names).iter(_ROWS_PER_BATCH):
-        for values in zip(*(batch[column] for column in columns.names), strict=True):
+    for batch in table.select_columns(found.names).iter(_ROWS_PER_BATCH):
+        for values in zip(*(batch[column] for column in found.names), strict=True):
             number += 1
-            yield _row(dict(zip(columns.names, values, strict=True)), columns, f"row {number} of data set {name}")
+            yield _row(dict(zip(found.names, values, strict=True)), found, f"row {number} of data set {name}")
 
 
-def _read_jsonl(path: Path, negatives: bool) -> Iterator[Row]:
-    columns: _Columns | None = None
+def _read_jsonl(path: Path, columns: Sequence[str], negatives: bool) -> Iterator[Row]:
+    found: _Columns | None = None
     for number, line in enumerate(_lines(path), start=1):
         where = f"line {number} of {path}"
         if not line.strip():
@@ -102,8 +127,8 @@ def _read_jsonl(path: Path, negatives: bool) -> Iterator[Row]:
             raise ValueError(f"{where} is not JSON ({error}): write one JSON object on each line, in UTF-8") from error
         if not isinstance(row, dict):
             raise ValueError(f"{where} is a {type(row).__name__}: write one JSON object with 'query' and 'pos'")
-        columns = columns or _columns(row, where, negatives)
-        yield _row(row, columns, where)
+        found = found or _columns(row, where, columns, negatives)
+        yield _row(row, found, where)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -114,32 +139,35 @@ def _lines(path: Path) -> Iterator[bytes]:
             raise ValueError(f"{path} is not a whole gzip file ({error}): write it again") from error
 
 
-def _read_parquet(path: Path, negatives: bool) -> Iterator[Row]:
+def _read_parquet(path: Path, columns: Sequence[str], negatives: bool) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            columns = _columns(file.schema_arrow.names, str(path), negatives)
+            found = _columns(file.schema_arrow.names, str(path), columns, negatives)
             number = 0
-            for batch in file.iter_batches(_ROWS_PER_BATCH, columns=columns.names):
+            for batch in file.iter_batches(_ROWS_PER_BATCH, columns=found.names):
                 for row in batch.to_pylist():
                     number += 1
-                    yield _row(row, columns, f"row {number} of {path}")
+                    yield _row(row, found, f"row {number} of {path}")
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable Parquet file ({error}): write it again") from error
 
 
-def _columns(names: Iterable[str], where: str, negatives: bool) -> _Columns:
+def _columns(names: Iterable[str], where: str, given: Sequence[str], negatives: bool) -> _Columns:
     present = set(names)
-    pair = next((pair for pair in COLUMNS if present.issuperset(pair)), None)
+    known = [(given[0], given[1])] if given else COLUMNS
+    pair = next((pair for pair in known if present.issuperset(pair)), None)
     if pair is None:
-        query, positive = COLUMNS[1] if "anchor" in present else COLUMNS[0]
+        query, positive = given or COLUMNS[1 if "anchor" in present else 0]
         missing = query if query not in present else positive
-        raise ValueError(
-            f"{where} has no field {missing!r}: a pair needs 'query' and 'pos' (or 'document'), or 'anchor' and "
-            "'positive'"
+        mend = (
+            f"name two of its fields as columns: {', '.join(sorted(present))}"
+            if given
+            else "a pair needs 'query' and 'pos' (or 'document'), or 'anchor' and 'positive', or name its columns"
         )
+        raise ValueError(f"{where} has no field {missing!r}: {mend}")
     if not negatives:
         return _Columns(*pair, None)
     field = next((name for name in NEGATIVES if name in present), None)

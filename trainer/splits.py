@@ -41,6 +41,11 @@ def normalised(text: str) -> str:
     return " ".join(_WORD.findall(text.lower()))
 
 
+def spans_of(text: str) -> list[tuple[str, int]]:
+    """The words of ``text`` in lower case, each with the place where it begins."""
+    return [(found.group().lower(), found.start()) for found in _WORD.finditer(text)]
+
+
 def hash_key(key: str) -> int:
     """What decides the split of all that shares ``key``: 64 bits that never change."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
@@ -100,12 +105,16 @@ class NearDuplicates:
     def pass_by(self, texts: Sequence[str]) -> None:
         """Mark in ``found`` the held-out texts that one of ``texts`` nearly repeats."""
         passing = signatures_of(texts)
+        for texts_met, held_out in self.meetings(passing):
+            new = ~self.found[held_out]
+            texts_met, held_out = texts_met[new], held_out[new]
+            similarity = (passing[texts_met] == self._signatures[held_out]).mean(axis=1)
+            self.found[held_out[similarity >= NEAR_DUPLICATE]] = True
+
+    def meetings(self, passing: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Which of the texts with these signatures share a band with which held-out texts, some thousands at a time."""
         for rows, band in zip(_BAND_ROWS, self._bands, strict=True):
-            for texts_met, held_out in band.meetings(_band_keys(passing[:, rows])):
-                new = ~self.found[held_out]
-                texts_met, held_out = texts_met[new], held_out[new]
-                similarity = (passing[texts_met] == self._signatures[held_out]).mean(axis=1)
-                self.found[held_out[similarity >= NEAR_DUPLICATE]] = True
+            yield from band.meetings(_band_keys(passing[:, rows]))
 
 
 class _Band:
@@ -130,16 +139,32 @@ class _Band:
 
 def signatures_of(texts: Sequence[str]) -> NDArray[np.uint64]:
     """MinHash signatures, ``(len(texts), 63)``: a function of each text alone, the same in every process."""
-    rng = np.random.default_rng(0)
-    mixers, permutations = _odd(rng, SHINGLE_WORDS), _odd(rng, _BANDS * _ROWS)
-    signatures = np.empty((len(texts), len(permutations)), np.uint64)
+    signatures = np.empty((len(texts), _BANDS * _ROWS), np.uint64)
     for start in range(0, len(texts), _TEXTS_PER_BATCH):
         batch = slice(start, min(start + _TEXTS_PER_BATCH, len(texts)))
-        words, ends = _words(texts[batch])
-        shingles, starts = _shingles(words, ends, mixers)
-        for column, factor in enumerate(permutations):
-            signatures[batch, column] = np.minimum.reduceat(shingles * factor, starts)
+        signatures[batch] = min_hashes(*shingles_of(texts[batch]))
     return signatures
+
+
+def shingles_of(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hashes of the word 4-grams of the first 400 words of each text, one text after the other, and where each begins.
+
+    A text of fewer words than four is one shingle.
+    """
+    mixers, _ = _factors(0)
+    return _shingles(*word_hashes(texts, least=SHINGLE_WORDS, most=_WORDS_READ), mixers)
+
+
+def min_hashes(shingles: NDArray[np.uint64], starts: NDArray[np.int64], seed: int = 0) -> NDArray[np.uint64]:
+    """Signatures of texts with these shingles, ``(len(starts), 63)``; each seed has permutations of its own."""
+    _, permutations = _factors(seed)
+    return np.stack([np.minimum.reduceat(shingles * factor, starts) for factor in permutations], axis=1)
+
+
+def _factors(seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """What mixes the words of a shingle, and what makes the permutations."""
+    rng = np.random.default_rng(seed)
+    return _odd(rng, SHINGLE_WORDS), _odd(rng, _BANDS * _ROWS)
 
 
 class _WordHashes(dict[str, int]):
@@ -155,14 +180,18 @@ class _WordHashes(dict[str, int]):
 _word_hashes = _WordHashes()
 
 
-def _words(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The hash of every word of every text, one text after the other, and where each text ends."""
+def word_hashes(
+    texts: Sequence[str], *, least: int = 0, most: int | None = None
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The hash of each of the first ``most`` words of every text, one text after the other, and where each text ends.
+
+    A text of fewer than ``least`` words is filled up with a word that no text has.
+    """
     words = array("Q")
     ends = np.empty(len(texts), np.int64)
     for row, text in enumerate(texts):
-        found = _WORD.findall(text.lower())[:_WORDS_READ]
-        # A text of fewer words than a shingle is one shingle, filled up with a word that no text has.
-        found += [""] * (SHINGLE_WORDS - len(found))
+        found = _WORD.findall(text.lower())[:most]
+        found += [""] * (least - len(found))
         words.extend(map(_word_hashes.__getitem__, found))
         ends[row] = len(words)
     return np.frombuffer(words, np.uint64), ends
@@ -173,7 +202,7 @@ def _shingles(
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Hashes of the word 4-grams that lie inside one text, and where each text's begin."""
     reach = SHINGLE_WORDS - 1
-    mixed = np.zeros(len(hashes) - reach, np.uint64)
+    mixed = np.zeros(max(0, len(hashes) - reach), np.uint64)
     for offset, factor in enumerate(factors):
         mixed += hashes[offset : len(hashes) - reach + offset] * factor
     mixed ^= mixed >> np.uint64(32)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.choice_figures import Served, draw_lifetime, draw_regions, draw_scores
+from analysis.choice_figures import Served, draw_lifetime, draw_regions
 from analysis.drawing import Drawing, _spread
 from analysis.figures import draw_curves, draw_frontier, draw_profiles
 from analysis.fit import Interval
@@ -189,15 +189,6 @@ def test_serving_costs_add_up_and_the_least_is_no_more_than_the_recommended(fron
         (data["what"] == "recommended") & (data["serving_flops"] / data["training_flops"]).between(0.99, 1.01)
     ]
     assert len(at_one) == 1
-
-
-def test_scores_are_joined_by_trial(frontier: Frontier) -> None:
-    rows = measured_nano_rows()
-    scores = pd.DataFrame({"trial_id": [*rows["trial_id"][:5], "unknown"], "task": "NFCorpus", "score": range(6)})
-    drawing = draw_scores(rows, scores)
-    assert drawing is not None
-    assert list(drawing.data["loss"]) == list(rows["loss"][:5])
-    assert draw_scores(rows, scores.tail(1)) is None
 
 
 def test_a_comparison_shows_the_error_of_the_prediction() -> None:

@@ -23,7 +23,7 @@ from trainer.data import DataManifest, DataSource, Origin, Pair, TokenSplit, Tok
 from trainer.order import pair_order
 from trainer.pairs import Reading, write_pairs
 from trainer.shards import read_texts
-from trainer.sources import is_file, read_file
+from trainer.sources import existing, is_file, read_files
 from trainer.splits import FINE_PARTS, SPLITS, NearDuplicates, SplitRule, hash_key, normalised, signatures_of
 from trainer.tokens import write_tokens
 
@@ -48,7 +48,7 @@ def test_every_form_of_a_pair_is_read(tmp_path: Path, row: dict[str, object], su
         text = f"{json.dumps(row)}\n\n{json.dumps(row)}\n".encode()
         path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
     assert is_file(str(path))
-    assert list(read_file(path)) == [("what", "this", ())] * 2
+    assert list(read_files([path])) == [("what", "this", ())] * 2
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_bad_line_is_named_with_its_mend(tmp_path: Path, line: str, words: str
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"query": "a", "pos": "b"}\n\n' + line + "\n")
     with pytest.raises(ValueError) as caught:
-        list(read_file(path))
+        list(read_files([path]))
     assert str(caught.value).startswith(words.format(path=path))
     assert "\n" not in str(caught.value)
 
@@ -94,8 +94,8 @@ def test_hard_negatives_are_read_where_they_are_asked_for(
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert next(read_file(path, negatives=True)) == ("what", "this", found)
-    assert next(read_file(path)) == ("what", "this", ())
+    assert next(read_files([path], negatives=True)) == ("what", "this", found)
+    assert next(read_files([path])) == ("what", "this", ())
 
 
 def test_a_file_without_the_hard_negatives_that_are_asked_for_is_refused(tmp_path: Path) -> None:
@@ -103,31 +103,50 @@ def test_a_file_without_the_hard_negatives_that_are_asked_for_is_refused(tmp_pat
     path.write_text('{"query": "a", "pos": "b"}\n')
     words = r"line 1 of .*pairs.jsonl has no hard negatives in a field 'neg', .* or set data.num_negatives to 0$"
     with pytest.raises(ValueError, match=words):
-        list(read_file(path, negatives=True))
+        list(read_files([path], negatives=True))
     path.write_text('{"query": "a", "pos": "b", "neg": ["c", 7]}\n')
     with pytest.raises(ValueError, match=r"line 1 of .*pairs.jsonl has 7 as 'neg': give a text"):
-        list(read_file(path, negatives=True))
+        list(read_files([path], negatives=True))
 
 
 def test_damaged_files_and_wrong_columns_are_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl.gz"
     broken.write_bytes(gzip.compress(b'{"query": "a", "pos": "b"}\n' * 1000)[:-20])
     with pytest.raises(ValueError, match=r"broken.jsonl.gz is not a whole gzip file"):
-        list(read_file(broken))
+        list(read_files([broken]))
     columns = tmp_path / "columns.parquet"
     pq.write_table(pa.table({"anchor": ["a"], "text": ["b"]}), columns)
     with pytest.raises(ValueError, match=r"columns.parquet has no field 'positive': a pair needs 'query' and 'pos'"):
-        list(read_file(columns))
+        list(read_files([columns]))
     empty_list = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"query": ["a", "b"], "pos": [["x"], []]}), empty_list)
     with pytest.raises(ValueError, match=r"row 2 of .*rows.parquet has an empty list as 'pos'"):
-        list(read_file(empty_list))
+        list(read_files([empty_list]))
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match=r"damaged.parquet is not a readable Parquet file"):
-        list(read_file(damaged))
+        list(read_files([damaged]))
     with pytest.raises(ValueError, match=r"is not a data file: give a path that ends in .jsonl"):
-        is_file(str(tmp_path))
+        is_file(__file__)
+
+
+def test_a_folder_is_read_file_by_file_and_columns_can_be_named(tmp_path: Path) -> None:
+    """The layout in which the BGE pairs come: many files, in folders."""
+    with pytest.raises(ValueError, match=r"is a folder without .jsonl"):
+        existing(str(tmp_path))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "1.jsonl").write_text('{"query": "third", "pos": ["c"]}\n')
+    (tmp_path / "a.jsonl.gz").write_bytes(
+        gzip.compress(b'{"query": "first", "pos": "a"}\n{"query": "2", "pos": "b"}\n')
+    )
+    (tmp_path / "notes.txt").write_text("no pairs")
+    files = existing(str(tmp_path))
+    assert is_file(str(tmp_path)) and [row.query for row in read_files(files)] == ["first", "2", "third"]
+    table = tmp_path / "titles.parquet"
+    pq.write_table(pa.table({"title1": ["one"], "title2": ["two"], "query": ["x"], "pos": ["y"]}), table)
+    assert list(read_files([table], columns=("title1", "title2"))) == [("one", "two", ())]
+    with pytest.raises(ValueError, match=r"no field 'title3': name two of its fields as columns: pos, query, title1"):
+        list(read_files([table], columns=("title1", "title3")))
 
 
 # Splits.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from cluster.tables import data_facts, data_view
+from cluster.data_tables import data_facts, data_view
 from trainer.data import DataManifest, DataSource, Origin, OriginFacts, SideStatistics, TokenStatistics
 from trainer.prepare import Prepared
 
