@@ -229,6 +229,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
 def card_of(store: Store, *, latex: bool) -> str:
     """A store's reproducibility sheet, in Markdown or LaTeX."""
     from cluster import data_tables
+    from sweeps.account import sentences
     from sweeps.card import CardFacts, ModelFacts, card
 
     spec, prepared, rows = store.spec, prepared_of(store), store.read_trials()
@@ -251,7 +252,7 @@ def card_of(store: Store, *, latex: bool) -> str:
             )
             for model in prepared.models.values()
         ),
-        decisions=tuple(agenda_of(store).sentences()),
+        decisions=sentences(agenda_of(store)),
         unrecorded_seconds=sum(seconds for trial_id, seconds in unrecorded.items() if trial_id not in recorded),
         scores=_scores(store),
     )

@@ -246,7 +246,7 @@ class Agenda:
                     if (d.cell.budget_flops, d.cell.label) == (budget, method)
                 }  # fmt: skip
                 inside = "the least loss lies inside, or at the end of the ladder, of the models that were run"
-                why = f"{method} was dropped" if verdicts == {"check"} else inside
+                why = inside if "run" in verdicts else f"{method} was dropped"
                 self._decisions[study.cell] = Decision(cell=study.cell, verdict="leave", reason=why)
                 self._left |= {study.key}
 

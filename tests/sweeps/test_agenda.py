@@ -259,6 +259,9 @@ def test_every_cell_of_an_adaptive_sweep_has_a_decision_with_its_reason() -> Non
     assert {(d.cell.budget_flops, d.cell.method.kind) for d in dropped} == {
         (16_000_000_000, "bias"), (64_000_000_000, "bias")}  # fmt: skip
     assert "probability of 0.0" in dropped[0].reason
+    left = [d for d in decisions.values() if d.verdict == "leave" and d.cell.method.kind == "bias"]
+    at_dropped = [d.reason for d in left if d.cell.budget_flops > 4_000_000_000]
+    assert len(at_dropped) > 4 and set(at_dropped) == {"bias was dropped"}
     assert agenda.stopped and all("seeds differ by" in reason for _, reason in agenda.stopped)
 
 
