@@ -37,6 +37,8 @@ CAPTIONS = {
 }
 MIN_RATES, MIN_RANKS = 4, 3
 MAX_PANELS = 6
+BESIDE = 1.14
+"""Where training everything stands on an axis of shares."""
 CELL = ("budget_flops", "model", "method")
 # What must be equal in a cell for losses over the learning rate alone, or over temperature and decay.
 HELD = ("temperature", "weight_decay", "warmup_fraction", "pooling", "method_alpha")
@@ -234,7 +236,7 @@ def _lines(
     places = sorted({float(f"{place:.3g}") for place in data[column]})
     for panel, value in zip(panels, values, strict=False):
         panel.set_title(say(value), fontsize=9)
-        _axis(panel, places, words, log=log, beside=whole is not None)
+        _axis(panel, places, words, log=log, beside=whole is not None and len(whole) > 0)
         ends = []
         for (size, budget), line in data[data[panel_by] == value].groupby(["num_params", "budget_flops"], sort=True):
             colour = colours[size]
@@ -246,7 +248,7 @@ def _lines(
             ends.append((float(end[column]), float(end["loss"]), name, colour))
             if whole is not None:
                 for full in whole[(whole["num_params"] == size) & (whole["budget_flops"] == budget)].to_dict("records"):
-                    panel.plot(max(places) * 1.12, full["loss"], marker="s", color=colour, linestyle="none")
+                    panel.plot(BESIDE, full["loss"], marker="s", color=colour, linestyle="none")
         panel.set_ylabel(LOSS)
         label_ends(panel, ends)
     handles = [Line2D([], [], color=GREY, marker="D", linestyle="none", label="the best")]
@@ -267,7 +269,9 @@ def _line(panel: Axes, line: pd.DataFrame, column: str, colour: str) -> None:
 def _axis(panel: Axes, places: Sequence[float], words: str, *, log: bool, beside: bool) -> None:
     panel.set_xlabel(words)
     if not log:
-        panel.set_xlim(0, max(places) * (1.2 if beside else 1.05))
+        panel.set_xlim(0, BESIDE + 0.06 if beside else 1.05)
+        ticks = {0.0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1.0: "1", **({BESIDE: "all"} if beside else {})}
+        panel.set_xticks(list(ticks), list(ticks.values()))
         return
     panel.set_xscale("log")
     panel.set_xlim(min(places) / 1.25, max(places) * 1.25)

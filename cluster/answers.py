@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,19 @@ def cost_of(spec: SweepSpec, planned: Plan, rates: Rates, store: Store | None) -
     return cost(planned, rates, store.read_trials(strict=False) if store else SCHEMA.empty_table().to_pandas())
 
 
+def proposals_of(spec: SweepSpec, planned: Plan, prepared: Prepared | None, device: str | None) -> tuple[str, ...]:
+    """What would mend the plan, and which models do not fit one GPU of this kind, or of an assumed one."""
+    from cluster.outlook import memory_sentences
+    from sweeps.cost import ASSUMED_DEVICE
+    from sweeps.proposals import proposals
+    from trainer.ladder import SHAPES
+
+    shapes = SHAPES if prepared is None else {name: model.shape for name, model in prepared.models.items()}
+    num_negatives = 0 if prepared is None else prepared.manifest.source.num_negatives
+    memory = memory_sentences(spec, planned, shapes, device or ASSUMED_DEVICE, num_negatives=num_negatives)
+    return (*proposals(spec, planned), *memory)
+
+
 def prepared_of(store: Store) -> Prepared:
     """What a store's sweep was begun with."""
     from trainer.prepare import Prepared
@@ -154,7 +167,10 @@ def asked_plan(store: Store) -> Plan:
     planned = plan_of(store.spec, prepared_of(store))
     if store.spec.allocation.kind == "grid" and store.spec.seeds == 1:
         return planned
-    return planned.without(agenda_of(store).ruled_out)
+    from sweeps.account import summary
+
+    agenda = agenda_of(store)
+    return replace(planned.without(agenda.ruled_out), decided=summary(agenda))
 
 
 def recommendations(store: Store, budgets_flops: Sequence[int]) -> list[Recommendation]:
@@ -177,6 +193,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     from cluster import data_tables, tables
     from cluster.data_answers import statistics_of
     from cluster.data_sheet import sheet_of
+    from sweeps.account import sentences
 
     rows = store.read_trials()
     frontier = fit_frontier(rows)
@@ -193,7 +210,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         manifest=tuple(data_tables.data_facts(prepared)),
         plan=tuple(tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
-        notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *agenda_of(store).sentences()),
+        notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *sentences(agenda_of(store))),
         served=Served(
             shapes=tuple(shapes),
             tokens_per_query=tokens.query.mean_at_max_length,

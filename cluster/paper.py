@@ -43,7 +43,7 @@ def card_of(store: Store, *, latex: bool) -> str:
             )
             for model in prepared.models.values()
         ),
-        decisions=tuple(agenda_of(store).sentences()),
+        decisions=sentences(agenda_of(store)),
         unrecorded_seconds=sum(seconds for trial_id, seconds in unrecorded.items() if trial_id not in recorded),
         scores=None if scores is None else with_means(scores),
     )

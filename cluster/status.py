@@ -68,6 +68,8 @@ class SweepStatus:
     driver: Driver | None
     live: Live | None
     """What its driver says runs now."""
+    decided: tuple[str, ...]
+    """What the rows of an adaptive sweep have decided so far, in a sentence or two."""
 
     @property
     def num_trials(self) -> int:
@@ -128,6 +130,7 @@ def read_status(store: Store, plan: Plan) -> SweepStatus:
         is_driven=is_driven(store.root),
         driver=driver_of(store.root),
         live=read_live(store, time.time()),
+        decided=plan.decided,
     )
 
 

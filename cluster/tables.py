@@ -5,7 +5,7 @@ Knows how to show the values that the other packages return. Never computes them
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +27,7 @@ MOST_RUNNING = 16
 """Running trials shown; a cluster may have hundreds."""
 
 
-def plan_view(name: str, plan: Plan, cost: Cost | None = None) -> RenderableType:
+def plan_view(name: str, plan: Plan, cost: Cost | None = None, proposals: Sequence[str] = ()) -> RenderableType:
     """Every cell, what is left out and why, the totals, and what they cost."""
     parts: list[RenderableType] = [Text(assumption) for assumption in assumptions(plan)]
     if plan.cells:
@@ -36,6 +36,8 @@ def plan_view(name: str, plan: Plan, cost: Cost | None = None) -> RenderableType
         parts += [Text(""), Text(f"left out: {len(plan.left_out)} cells"), _left_out_table(plan.left_out)]
     if cost:
         parts += [Text(""), _cost_table(plan, cost)]
+    if proposals:
+        parts += [Text(""), *(Text(f"- {sentence}") for sentence in proposals)]
     return Group(*parts, Text(""), plan_summary(name, plan, cost))
 
 
@@ -60,7 +62,7 @@ def assumptions(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def plan_record(name: str, plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
+def plan_record(name: str, plan: Plan, cost: Cost | None = None, proposals: Sequence[str] = ()) -> dict[str, Any]:
     """The plan as plain values, for JSON."""
     return {
         "sweep": name,
@@ -91,6 +93,7 @@ def plan_record(name: str, plan: Plan, cost: Cost | None = None) -> dict[str, An
         ],
         "total": asdict(plan.total),
         "cost": cost.to_dict() if cost else None,
+        "proposals": list(proposals),
     }
 
 
@@ -134,7 +137,10 @@ def status_view(status: SweepStatus) -> RenderableType:
     running: list[RenderableType] = (
         [Text(""), running_table(status.live)] if status.live and status.live.running else []
     )
-    return Group(facts, table, *running, *failures, *(Text(sentence) for sentence in status.broken))
+    decided = [Text(sentence) for sentence in status.decided]
+    if decided:
+        decided.append(Text("'isoflop decisions' says why of each."))
+    return Group(facts, table, *decided, *running, *failures, *(Text(sentence) for sentence in status.broken))
 
 
 def running_table(live: Live) -> Table:

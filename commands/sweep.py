@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.answers import added_to, agenda_of, asked_plan, find_prepared, plan_of, say, tell
+from cluster.answers import added_to, agenda_of, asked_plan, find_prepared, plan_of, proposals_of, say, tell
 from commands.terminal import (
     DeviceOption,
     JsonOption,
@@ -66,13 +66,15 @@ def plan(
         else:
             tell(console(), extension.sentences(found))
         return
-    planned = plan_of(read, find_prepared(read))
+    prepared = find_prepared(read)
+    planned = plan_of(read, prepared)
+    proposals = proposals_of(read, planned, prepared, device)
     rates = Rates(device=device, price_per_hour=price, mfu=mfu)
     cost = cost_of(read, planned, rates, open_store(store) if store else None)
     if as_json:
-        print_json(tables.plan_record(read.name, planned, cost))
+        print_json(tables.plan_record(read.name, planned, cost, proposals))
     else:
-        console().print(tables.plan_view(read.name, planned, cost))
+        console().print(tables.plan_view(read.name, planned, cost, proposals))
 
 
 @app.command(no_args_is_help=True)
@@ -241,11 +243,13 @@ def status(
 @app.command(no_args_is_help=True)
 def decisions(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Say which cells an adaptive sweep runs and leaves, which studies ended early, and why."""
+    from sweeps import account
+
     agenda = agenda_of(open_store(store))
     if as_json:
-        print_json(agenda.to_dict())
+        print_json(account.record(agenda))
     else:
-        tell(console(), agenda.sentences() or ("Nothing was decided: every planned trial is run.",))
+        tell(console(), account.sentences(agenda) or ("Nothing was decided: every planned trial is run.",))
 
 
 @app.command(no_args_is_help=True)

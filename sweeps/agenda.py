@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sweeps.plan import Cell, Cells, Study, study_key
 from sweeps.points import start_of
@@ -134,26 +134,6 @@ class Agenda:
         self._look()
         return edges(self._done(lambda study: True))
 
-    def sentences(self) -> tuple[str, ...]:
-        """What was decided and why, and which optima lie at the end of a range, for a person."""
-        words = {"run": "run", "check": "run as a check", "leave": "not run"}
-        return (
-            *(f"{d.cell.words}: {words[d.verdict]}, {d.reason}." for d in self.decisions),
-            *(f"{study.cell.words}: ended early, {reason}." for study, reason in self.stopped),
-            *(f"{edge.words}." for edge in self.edges),
-        )
-
-    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """For JSON."""
-        return {
-            "decisions": [_named(d.cell) | {"verdict": d.verdict, "reason": d.reason} for d in self.decisions],
-            "ended_early": [_named(study.cell) | {"reason": reason} for study, reason in self.stopped],
-            "edges": [
-                _named(e.cell) | {"hyperparameter": e.name, "value": e.value, "side": e.side, "end": e.end}
-                for e in self.edges
-            ],
-        }
-
     def tell(self, row: Finished) -> None:
         """Take note of a finished trial. Raises ``ValueError`` where it is none of this sweep's."""
         if problem := self.problem(row.spec):
@@ -266,7 +246,7 @@ class Agenda:
                     if (d.cell.budget_flops, d.cell.label) == (budget, method)
                 }  # fmt: skip
                 inside = "the least loss lies inside, or at the end of the ladder, of the models that were run"
-                why = f"{method} was dropped" if verdicts == {"check"} else inside
+                why = inside if "run" in verdicts else f"{method} was dropped"
                 self._decisions[study.cell] = Decision(cell=study.cell, verdict="leave", reason=why)
                 self._left |= {study.key}
 
@@ -337,10 +317,6 @@ class Agenda:
 
         space = self._asked[key].study.space if key in self._asked else self._studies[key].space
         return Past(study=self._studies[key], space=space, rows=rows)
-
-
-def _named(cell: Cell) -> dict[str, Any]:
-    return {"budget_flops": cell.budget_flops, "model": cell.model, "method": cell.label}
 
 
 def _warms(other: Study, study: Study) -> bool:

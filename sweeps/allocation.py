@@ -58,6 +58,11 @@ class Decision:
     """``check``: the one cell that is run of a method which has been dropped."""
     reason: str
 
+    @property
+    def sentence(self) -> str:
+        words = {"run": "run", "check": "run as a check", "leave": "not run"}
+        return f"{self.cell.words}: {words[self.verdict]}, {self.reason}."
+
 
 def outcome_of(past: Past) -> Outcome:
     """What a study that is done has come to."""

@@ -31,13 +31,15 @@ def obstacle(there: SweepSpec, wanted: SweepSpec) -> tuple[str, object, object] 
     """The first field in which ``wanted`` changes what ``there`` has tried: (path, wanted, there); ``None`` for none.
 
     Budgets, models and methods may be added, and trials where the best is not repeated (a repeat's number would become
-    another trial's).
+    another trial's) and the sampler is no grid.
     """
     before = {method.label: method for method in there.methods}
     after = {method.label: method for method in wanted.methods}
     methods = wanted.methods
     if before.keys() <= after.keys():
-        methods = tuple(_reduced(after[label], method, there.seeds == 1) for label, method in before.items())
+        # Another number of trials is another grid.
+        more_trials = there.seeds == 1 and there.search.sampler != "grid"
+        methods = tuple(_reduced(after[label], method, more_trials) for label, method in before.items())
     reduced = replace(
         wanted,
         methods=methods,

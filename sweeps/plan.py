@@ -39,7 +39,7 @@ class Cell:
     @property
     def words(self) -> str:
         """For a person: ``pythia-410m, lora-r128, 1.5e15 FLOPs``."""
-        return f"{_short(self.model)}, {self.label}, {_exact(self.budget_flops)} FLOPs"
+        return f"{short_model(self.model)}, {self.label}, {_exact(self.budget_flops)} FLOPs"
 
 
 class Cells:
@@ -97,6 +97,10 @@ class LeftOut:
 
     cell: Cell
     reason: str
+    pairs: int | None = None
+    """Where the steps over them are too few."""
+    epochs: float | None = None
+    """Where they are too many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +121,8 @@ class Plan:
     facts: DataFacts
     at_most: bool = False
     """Whether cells are allocated adaptively, so that the rows decide which of these are run."""
+    decided: tuple[str, ...] = ()
+    """What rows have decided of it so far, in a sentence or two."""
 
     @property
     def total(self) -> Total:
@@ -311,13 +317,14 @@ def _plan_cell(
     if cell.smallest is not None:
         most_tokens = num_tokens(cell.budget_flops, parameter_counts(shape, cell.smallest), cell.smallest)
     epochs = None if once is None else int(most_tokens / facts.tokens_per_pair) / once
-    subject = f"{_short(cell.model)} at {_exact(cell.budget_flops)} FLOPs"
+    subject = f"{short_model(cell.model)} at {_exact(cell.budget_flops)} FLOPs"
     if steps < spec.limits.min_steps:
         words = f"{steps} step{'' if steps == 1 else 's'}"
-        return LeftOut(cell=cell, reason=f"{subject} gets {words}, fewer than {spec.limits.min_steps}")
+        return LeftOut(cell=cell, reason=f"{subject} gets {words}, fewer than {spec.limits.min_steps}", pairs=pairs)
     if epochs is not None and epochs > spec.limits.max_epochs:
         most = format_number(spec.limits.max_epochs)
-        return LeftOut(cell=cell, reason=f"{subject} goes {epochs:.1f} times through the data, more than {most}")
+        reason = f"{subject} goes {epochs:.1f} times through the data, more than {most}"
+        return LeftOut(cell=cell, reason=reason, epochs=epochs)
     return PlannedCell(
         cell=cell,
         num_trials=num_trials,
@@ -334,7 +341,8 @@ def _total(cells: tuple[PlannedCell, ...]) -> Total:
     return Total(num_cells=len(cells), num_trials=sum(c.num_trials for c in cells), flops=sum(c.flops for c in cells))
 
 
-def _short(model: str) -> str:
+def short_model(model: str) -> str:
+    """The last part of its name."""
     return model.rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -283,5 +283,7 @@ def _range(r: Range, low: float, high: float, start: float) -> Range:
     if not r.log:
         low = max(low, -1.0)
     ends = [four_digits(at(r, (position + 1) / 2)) for position in (low, high)]
+    if r.whole:
+        ends = [float(math.floor(ends[0])), float(math.ceil(ends[1]))]
     start = four_digits(at(r, (min(max(start, low), high) + 1) / 2))
     return Range(low=ends[0], high=ends[1], log=r.log, start=min(max(start, ends[0]), ends[1]), whole=r.whole)

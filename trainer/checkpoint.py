@@ -3,8 +3,8 @@
 Knows tensors by name, a JSON record, and a folder. Never knows what they mean to the loop, and never unpickles.
 
 Layout: ``step-<n>/state.safetensors`` and ``step-<n>/record.json``; the record holds the state file's SHA-256. A folder
-appears under its name only when complete, so a kill at any moment leaves the one before. ``.life`` names the life of the
-trial that may write here: one that was cut off from its cluster, and has been replaced, ends at its next save.
+appears under its name only when complete, so a kill at any moment leaves the one before. ``.life`` names the life of
+the trial that may write here: one that was cut off from its cluster, and has been replaced, ends at its next save.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from trainer.ladder import SHAPES, parameter_counts
 from trainer.trial import (
+    CheckedLoss,
     CurvePoint,
     Environment,
     Metrics,
@@ -47,6 +48,18 @@ def law(spec: TrialSpec) -> float:
     )
 
 
+def checks_until(spec: TrialSpec, spent: float) -> tuple[tuple[CheckedLoss, ...], bool]:
+    """The checks up to a share of the budget, and whether the last of them ends the trial."""
+    checked: list[CheckedLoss] = []
+    for check in spec.checks:
+        if check.share > spent:
+            break
+        checked.append(CheckedLoss(share=check.share, loss=law(spec) + 1 - check.share))
+        if check.above is not None and checked[-1].loss > check.above:
+            return tuple(checked), True
+    return tuple(checked), False
+
+
 def train(
     spec: TrialSpec, placement: Placement, files: TrialFiles, report: Callable[[CurvePoint], None]
 ) -> TrialResult:
@@ -57,6 +70,7 @@ def train(
     checkpoint = folder / "step"
     first = int(checkpoint.read_text()) + 1 if checkpoint.exists() else 0
     note(world, spec, f"start {first} {fault}")
+    step, (checked, pruned) = STEPS - 1, checks_until(spec, first / STEPS)
     for step in range(first, STEPS):
         time.sleep(SLOW_SECONDS if fault == "slow" else settings["seconds"])
         _fail(fault, step, num_starts=starts(world, spec.trial_id))
@@ -64,9 +78,12 @@ def train(
         fresh = folder / f".step.{os.getpid()}"
         fresh.write_text(str(step))
         fresh.replace(checkpoint)
+        checked, pruned = checks_until(spec, (step + 1) / STEPS)
         report(_point(spec, step))
+        if pruned:
+            break
     diverged = fault == "diverge"
-    if files.weights and not diverged:
+    if files.weights and not (diverged or pruned):
         Path(files.weights).mkdir(parents=True, exist_ok=True)
         (Path(files.weights) / "loss").write_text(str(law(spec)))
     metrics = Metrics(
@@ -81,20 +98,23 @@ def train(
     )
     return TrialResult(
         spec=spec,
-        state=TrialState.DIVERGED if diverged else TrialState.COMPLETE,
-        metrics=None if diverged else metrics,
-        spending=Spending(booked_flops=spec.budget_flops, tokens=1000, pairs=10, steps=STEPS, seconds=1.0),
+        state=TrialState.DIVERGED if diverged else TrialState.PRUNED if pruned else TrialState.COMPLETE,
+        metrics=None if diverged or pruned else metrics,
+        spending=Spending(
+            booked_flops=_point(spec, step).spent_flops, tokens=1000, pairs=10, steps=step + 1, seconds=1.0
+        ),
         counts=parameter_counts(SHAPES[spec.model], spec.method),
         environment=Environment(host="h", device="cpu", versions="{}", git_commit=""),
         placement=placement,
         epochs=1.0,
-        train_loss=None if diverged else law(spec),
+        train_loss=None if diverged or pruned else law(spec),
         mfu=None,
         num_resumes=int(first > 0),
         num_out_of_memory=0,
         finished_at="2026-01-01T00:00:00+00:00",
         error="step 4: loss nan, gradient norm nan" if diverged else "",
-        curve=tuple(_point(spec, step) for step in range(STEPS)),
+        curve=tuple(_point(spec, n) for n in range(step + 1)),
+        checked=checked,
     )
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from analysis.frontier import fit_frontier
 from analysis.noise import estimate_noise
 from analysis.profile import complete_trials
+from sweeps import account
 from sweeps.agenda import Agenda
 from sweeps.columns import to_row
 from sweeps.plan import Cell, Study
@@ -28,7 +29,7 @@ from sweeps.spec import read_spec
 from tests.sweeps.examples import result_of, studies_of
 from tests.sweeps.test_search import run_alone, run_wildly, tried
 from trainer.ladder import SHAPES
-from trainer.trial import TrialSpec, TrialState
+from trainer.trial import Lora, TrialSpec, TrialState
 
 SPEC = """\
 name: ladder
@@ -86,6 +87,9 @@ WORLDS = {
     "adaptive": ADAPTIVE + "seeds: 2\n",
     "adaptive, cold": SPEC + "allocation: adaptive\n",
     "adaptive, one at a time": ADAPTIVE.replace("search:\n", "search:\n  lag: 1\n"),
+    "adaptive, with settings of the method": ADAPTIVE.replace(
+        "methods: [full, bias]", "methods: [full, {lora: {rank: {low: 2, high: 16}, alpha: 8}}]"
+    ).replace("search:\n", "search:\n  warmup_fraction: {low: 0.02, high: 0.3}\n"),
     "adaptive, by chance": ADAPTIVE.replace("search:\n", "search:\n  sampler: random\n  lag: 3\n"),
 }
 
@@ -103,6 +107,31 @@ def test_what_is_tried_does_not_depend_on_timing_concurrency_or_crashes(world: s
     wildly = run_wildly(studies, random.Random(seed), ended)
     assert len(wildly) == len(alone)
     assert tried(wildly) == tried(list(alone))
+
+
+def test_ranges_with_an_end_are_never_widened_beyond_it() -> None:
+    """A share ends at 1, and the machines are chosen for the largest rank."""
+    _, alone = reference("adaptive, with settings of the method")
+    assert all(0.02 <= spec.hyperparameters.warmup_fraction <= 0.3 for spec in alone)
+    ranks = [spec.method.rank for spec in alone if isinstance(spec.method, Lora)]
+    assert len(set(ranks)) > 2
+    assert all(isinstance(rank, int) and 2 <= rank <= 16 for rank in ranks)
+
+
+def test_the_account_counts_the_decisions_and_gives_the_last_ones_reason() -> None:
+    studies, alone = reference("adaptive")
+    agenda = Agenda(studies)
+    assert account.summary(Agenda(studies_of(read_spec(SPEC)))) == ()
+    for spec in alone:
+        agenda.tell(ended(spec))
+    counts, last = account.summary(agenda)
+    number = {verdict: sum(d.verdict == verdict for d in agenda.decisions) for verdict in ("run", "check", "leave")}
+    assert counts.startswith(f"Decided so far: {number['run']} cells run, ")
+    assert f"{number['leave']} not run" in counts
+    assert last == f"The last one: {agenda.decisions[-1].sentence}"
+    assert agenda.decisions[-1].reason in last
+    assert len(account.record(agenda)["decisions"]) == sum(number.values())
+    assert len(account.sentences(agenda)) == sum(number.values()) + len(agenda.stopped) + len(agenda.edges)
 
 
 @pytest.mark.parametrize("world", ["adaptive", "warm"])
@@ -230,6 +259,9 @@ def test_every_cell_of_an_adaptive_sweep_has_a_decision_with_its_reason() -> Non
     assert {(d.cell.budget_flops, d.cell.method.kind) for d in dropped} == {
         (16_000_000_000, "bias"), (64_000_000_000, "bias")}  # fmt: skip
     assert "probability of 0.0" in dropped[0].reason
+    left = [d for d in decisions.values() if d.verdict == "leave" and d.cell.method.kind == "bias"]
+    at_dropped = [d.reason for d in left if d.cell.budget_flops > 4_000_000_000]
+    assert len(at_dropped) > 4 and set(at_dropped) == {"bias was dropped"}
     assert agenda.stopped and all("seeds differ by" in reason for _, reason in agenda.stopped)
 
 

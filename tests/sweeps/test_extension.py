@@ -73,6 +73,13 @@ def test_trials_are_not_added_to_a_sweep_with_repeats() -> None:
     assert (path, ours, theirs) == ("methods[0].trials", 5, 3)
 
 
+def test_trials_are_not_added_to_a_grid() -> None:
+    grid = SPEC.replace("search:", "search:\n  sampler: grid")
+    more = LARGER["more trials"].replace("search:", "search:\n  sampler: grid")
+    path, ours, theirs = obstacle(read_spec(grid), read_spec(more)) or ()
+    assert (path, ours, theirs) == ("methods[0].trials", 5, 3)
+
+
 def test_overrides_change_fields_as_if_they_were_written() -> None:
     changed = read_spec(
         SPEC, ["budgets_flops=[1e11]", "search.lag=1", "methods.1.lora.rank=8", "limits.max_epochs = 2"]
