@@ -14,6 +14,7 @@ from analysis.link import with_means
 from analysis.rows import read_table
 from cluster import data_tables
 from cluster.answers import agenda_of, plan_of, prepared_of, scores_of
+from sweeps.account import sentences
 from sweeps.card import CardFacts, ModelFacts, card
 from sweeps.store import Store
 
