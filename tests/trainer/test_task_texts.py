@@ -51,9 +51,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
     """Three real tasks in the layouts of their data sets, with some texts that pairs have too."""
     root = tmp_path_factory.mktemp("hub")
     sets = root / "datasets" / "mteb"
-    scored = [
-        {"sentence1": one, "sentence2": QUERIES[TRAIN[0]], "score": 1.0} for one in [*OWN[:3], POSITIVES[TRAIN[1]]]
-    ]
+    query, *known = QUERIES[TRAIN[0]], *(POSITIVES[place] for place in TRAIN[1:4])
+    scored = [{"sentence1": one, "sentence2": query, "score": 1.0} for one in [*OWN[:3], known[0]]]
     write_rows(sets / "biosses-sts" / "test.jsonl", scored)
     summary = {
         "text": OWN[3],
