@@ -5,11 +5,13 @@ Knows the tables of a ``DataSheet`` and how to draw (``drawing.py``). Never know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -48,14 +50,14 @@ def draw_lengths(sheet: DataSheet) -> Drawing:
             words = (
                 f"{100 * lost.min():.1f} %" if len(lost) == 1 else f"{100 * lost.min():.1f} to {100 * lost.max():.1f} %"
             )
-            panel.set_title(f"{side}, tokens of {tokenizer}: {words} lose tokens", fontsize=9)
+            panel.set_title(f"{side}: {words} lose tokens\n{tokenizer}", fontsize=9)
             panel.set_ylabel("share of texts")
             panel.set_xlabel("tokens of the whole text")
     handles = [
-        Line2D([], [], color=colour, linestyle=_LINES[place % len(_LINES)], linewidth=2, label=name)
+        Line2D([], [], color=colour, linestyle=_LINES[place % len(_LINES)], linewidth=2, label=_short(name))
         for place, (name, colour) in enumerate(zip(names, kind_colours(len(names)), strict=True))
     ]
-    legend(figure, *handles, Line2D([], [], color="black", label=f"cut at {sheet.max_length} tokens"))
+    _name(figure, [*handles, Line2D([], [], color="black", label=f"cut at {sheet.max_length} tokens")])
     return Drawing(
         figure=figure,
         data=table.merge(sheet.cuts, on=["source", "tokenizer", "side"]).assign(max_length=sheet.max_length),
@@ -119,13 +121,13 @@ def draw_repeats(sheet: DataSheet) -> Drawing:
     panel.set_xlim(-0.02 * max(1.0, 100 * table["share"].max()), max(1.0, 115 * table["share"].max()))
     panel.grid(axis="y", visible=True)
     if len(names) > 1:
-        legend(figure, *_signs(names))
+        _name(figure, _signs(names))
     return Drawing(figure=figure, data=table, title="How much of the pairs is empty, repeated or nearly repeated")
 
 
 def _signs(names: list[str]) -> list[Line2D]:
     return [
-        Line2D([], [], linestyle="none", marker=_MARKS[place % len(_MARKS)], color=colour, label=name)
+        Line2D([], [], linestyle="none", marker=_MARKS[place % len(_MARKS)], color=colour, label=_short(name))
         for place, (name, colour) in enumerate(zip(names, kind_colours(len(names)), strict=True))
     ]
 
@@ -228,6 +230,11 @@ def draw_sources(sheet: DataSheet) -> Drawing | None:
         ),
     )
     return Drawing(figure=figure, data=table, title="How large each source is, and how often it is drawn")
+
+
+def _name(figure: Figure, handles: Sequence[Artist]) -> None:
+    """What each sign means, below all panels, in columns wide enough for names of data sets."""
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
 
 def _short(name: str) -> str:

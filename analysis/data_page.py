@@ -75,7 +75,7 @@ def source_lines(sheet: DataSheet) -> list[list[str]]:
             row["source"],
             *(f"{row[column]:,}" for column in ("read", "train", "validation", "test", "sampled")),
             row["licences"],
-            row["content"],
+            row["content"][:16],
         ]
         for row in sheet.sources.to_dict("records")
     ]

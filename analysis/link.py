@@ -20,6 +20,7 @@ from scipy.stats import norm, rankdata
 
 from analysis import wording
 from analysis.fit import LEVEL, FloatArray, Interval, percentile_interval
+from analysis.link_ahead import Ahead, foretell_largest
 from analysis.link_curves import Exponentials, Numbers, Steps, fit_exponentials, fit_steps, residual_draws
 from analysis.link_groups import Stability, stability
 from trainer.trial import TrialState
@@ -88,6 +89,8 @@ class Link:
     """Standard deviation of trials about the curve that answers; NaN without one."""
     stability: tuple[Stability, ...]
     """By method, then by budget."""
+    ahead: Ahead | None
+    """How the smaller budgets foretell the largest; ``None`` where there are too few trials."""
 
     @property
     def losses(self) -> tuple[float, float]:
@@ -130,7 +133,7 @@ class Link:
             f"{len(self.points)} trials in {self.num_cells} cells; trials lie {self.scatter:.3f} about the "
             f"{self.curves[0].name} curve (standard deviation)"
         )
-        shared = " ".join(one.sentence for one in self.stability)
+        shared = " ".join([*(one.sentence for one in self.stability), *([self.ahead.sentence] if self.ahead else [])])
         weak = f" This link is WEAK: {'; '.join(self.weaknesses)}." if self.is_weak else ""
         return f"{how}.{weak} {shared}".strip()
 
@@ -146,6 +149,7 @@ class Link:
             "scatter": self.scatter if self.curves else None,
             "losses": list(self.losses),
             "stability": [one.to_dict() for one in self.stability],
+            "ahead": None if self.ahead is None else self.ahead.to_dict(),
             "weaknesses": list(self.weaknesses),
             "sentence": self.sentence,
         }
@@ -202,6 +206,7 @@ def _link(task: str, joined: pd.DataFrame) -> Link:
         curves=curves,
         scatter=scatter,
         stability=stability(points, curves[0].at(losses)) if curves else (),
+        ahead=foretell_largest(points) if curves else None,
     )
 
 

@@ -7,7 +7,7 @@ options. What a function needs is imported when it runs, so that a plan does not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -218,7 +218,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
         ),
         expected=spec.expected,
         data=None if measured is None else sheet_of(measured),
-        scores=_scores(store),
+        scores=scores_of(store),
     )
     curves = {trial_id: store.read_curve(trial_id) for trial_id in rows["trial_id"]}
     # A report is for a person's browser: that of a store on object storage is written here.
@@ -226,53 +226,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     return write_report(folder, rows, curves, frontier, recommendation, context)
 
 
-def card_of(store: Store, *, latex: bool) -> str:
-    """A store's reproducibility sheet, in Markdown or LaTeX."""
-    from cluster import data_tables
-    from sweeps.account import sentences
-    from sweeps.card import CardFacts, ModelFacts, card
-
-    spec, prepared, rows = store.spec, prepared_of(store), store.read_trials()
-    recorded, unrecorded = store.trial_ids(), store.read_unrecorded()
-    known = CardFacts(
-        spec=spec,
-        plan=plan_of(spec, prepared),
-        rows=rows,
-        data=tuple(data_tables.data_facts(prepared)),
-        sources=data_tables.source_facts(prepared.manifest),
-        packages=prepared.manifest.versions,
-        models=tuple(
-            ModelFacts(
-                name=model.name,
-                revision=model.revision,
-                num_layers=model.shape.num_layers,
-                width=model.shape.width,
-                num_params_non_embedding=model.shape.num_params_non_embedding,
-                num_params_embedding=model.shape.num_params_embedding,
-            )
-            for model in prepared.models.values()
-        ),
-        decisions=sentences(agenda_of(store)),
-        unrecorded_seconds=sum(seconds for trial_id, seconds in unrecorded.items() if trial_id not in recorded),
-        scores=_scores(store),
-    )
-    return card(known, latex=latex)
-
-
-def score_table_of(name: str, open_store: Callable[[str], Store]) -> pd.DataFrame:
-    """The scores in a table of this path, or of a store's trials. Raises ``ValueError`` for a store without scores."""
-    if "://" not in name and Path(name).suffix:
-        from analysis.rows import read_table
-
-        return read_table(Path(name))
-    store = open_store(name)
-    scores = _scores(store)
-    if scores is None:
-        raise ValueError(f"store {name!r} has no scores: make some with 'isoflop evaluate {name} --all'")
-    return scores
-
-
-def _scores(store: Store) -> pd.DataFrame | None:
+def scores_of(store: Store) -> pd.DataFrame | None:
     """Scores by trial and task; ``None`` without any."""
     from sweeps.scores import read_scores
 
@@ -288,7 +242,7 @@ def foretold_score(
     from analysis.expected_score import foretell_score
     from analysis.link import fit_links
 
-    scores = _scores(store)
+    scores = scores_of(store)
     if scores is None:
         return None, ()
     found, why = foretell_score(fit_links(rows, scores), frontier, answer)

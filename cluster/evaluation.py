@@ -5,6 +5,8 @@ Knows the order of these and every sentence. Never knows how a Ray task evaluate
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -91,8 +93,12 @@ def evaluate_chosen(
     pieces = missing_work(store, asked, str(cache))
     if not pieces:
         return asked, True
-    with ray_of(), watching_scores(console) as show:
-        outcomes = evaluate_on_ray(store, pieces, asked.nano, show)
+    try:
+        with ray_of(), watching_scores(console) as show:
+            outcomes = evaluate_on_ray(store, pieces, asked.nano, show)
+    except KeyboardInterrupt:
+        say(console, "stopped, and no score is lost: the same command goes on")
+        sys.exit(128 + signal.SIGINT)
     failures = [outcome for outcome in outcomes if outcome.error]
     for failure in failures[:MOST_FAILURES]:
         say(console, f"{failure.name} has no score on {failure.task}: {failure.error}")

@@ -18,7 +18,7 @@ from sweeps.store import Store
 from trainer.prepare import PreparedModel, default_cache
 from trainer.trial import CurvePoint, Placement, TrialFiles, TrialResult, TrialState
 
-ENDED = (TrialState.COMPLETE, TrialState.DIVERGED)
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.DIVERGED)
 """Endings that follow from the trial itself: the others follow from what happened around it."""
 
 
@@ -30,7 +30,8 @@ def reproduce(store: Store, trial_id: str, report: Callable[[CurvePoint], None])
     """
     recorded = store.read_trial(trial_id)
     if recorded.state not in ENDED:
-        raise ValueError(f"trial {trial_id} ended {recorded.state.value}: choose one that is COMPLETE or DIVERGED")
+        states = ", ".join(state.value for state in ENDED)
+        raise ValueError(f"trial {trial_id} ended {recorded.state.value}: choose one of {states}")
     points = store.read_curve(trial_id).to_dict("records")
     curve = tuple(CurvePoint(**{str(name): value for name, value in point.items()}) for point in points)
     recorded = replace(recorded, curve=curve)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.answers import card_of, say, score_table_of, tell
+from cluster.answers import say, tell
 from commands.terminal import JsonOption, StoreArgument, console, open_store, print_json
 
 app = typer.Typer()
@@ -26,6 +26,8 @@ def card(
     ] = None,
 ) -> None:
     """Write a sweep's reproducibility sheet: data, search space, best trials, failures, compute, software."""
+    from cluster.paper import card_of
+
     opened = open_store(store)
     if out is None:
         print(card_of(opened, latex=False), end="")
@@ -80,6 +82,7 @@ def tasks(
 
     from analysis.score_table import models_by_tasks
     from analysis.subset import choose_tasks
+    from cluster.paper import score_table_of
 
     scores, notes = models_by_tasks(score_table_of(table, open_store), without or ())
     found = choose_tasks(scores, k)

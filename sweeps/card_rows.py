@@ -164,7 +164,7 @@ def complete(rows: pd.DataFrame) -> pd.DataFrame:
 
 def values(found: Iterable[Any]) -> str:
     """Each value once, in order."""
-    return ", ".join(map(str, sorted(set(found))))
+    return ", ".join(map(str, sorted({value for value in found if not pd.isna(value)})))
 
 
 def _counted(values: Iterable[Any]) -> str:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Any
 
 from trainer.trial import Dtype, Metrics, ParameterCounts, Placement, TrialResult
@@ -27,6 +28,7 @@ FLIPPED_PAIRS = 4
 _EXACT = ("state", "steps", "pairs", "tokens", "booked_flops")
 """What decides whether it is the same training at all."""
 _LOSSES = ("loss", "loss_rows", "loss_columns", "raw_loss", "train_loss")
+_ON_THE_WAY = "loss at"
 _RANKS = ("accuracy", "mrr", "ndcg_at_10")
 
 
@@ -159,13 +161,16 @@ def _lines(recorded: TrialResult, again: TrialResult) -> list[Line]:
         names = Metrics.__dataclass_fields__
         pairs += [(n, getattr(recorded.metrics, n, None), getattr(again.metrics, n, None)) for n in names]
     pairs.append(("train_loss", recorded.train_loss, again.train_loss))
+    for ours, theirs in zip_longest(recorded.checked, again.checked):
+        share = (ours or theirs).share
+        pairs.append((f"{_ON_THE_WAY} {share:g} of the budget", ours and ours.loss, theirs and theirs.loss))
     for name in ("steps", "pairs", "tokens", "padded_tokens", "booked_flops", "measured_flops"):
         # A row holds FLOPs as float64, exact up to 2^53.
-        ours, theirs = getattr(recorded.spending, name), getattr(again.spending, name)
-        pairs.append((name, ours, theirs) if float(ours) != float(theirs) else (name, ours, ours))
+        before, now = getattr(recorded.spending, name), getattr(again.spending, name)
+        pairs.append((name, before, now) if float(before) != float(now) else (name, before, before))
     for name in ParameterCounts.__dataclass_fields__:
         pairs.append((f"parameters, {name}", getattr(recorded.counts, name), getattr(again.counts, name)))
-    return [Line(name=name, recorded=ours, again=theirs) for name, ours, theirs in pairs]
+    return [Line(name=name, recorded=before, again=now) for name, before, now in pairs]
 
 
 def _curve_lines(recorded: TrialResult, again: TrialResult) -> list[Line]:
@@ -188,7 +193,7 @@ def _is_rounding(by_name: dict[str, Line], tolerance: float, num_pairs: int) -> 
     """
     if not all(by_name[name].is_same for name in _EXACT):
         return False
-    losses = [by_name[name].difference for name in _LOSSES if name in by_name]
+    losses = [line.difference for name, line in by_name.items() if name in _LOSSES or name.startswith(_ON_THE_WAY)]
     ranks = [by_name[name] for name in _RANKS if name in by_name]
     flipped = [abs(float(str(line.recorded)) - float(str(line.again))) for line in ranks if not line.is_same]
     close = all(difference is not None and difference <= tolerance for difference in losses)

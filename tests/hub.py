@@ -4,8 +4,8 @@
         environment["HF_ENDPOINT"] = hub.url      # in a new process: the client reads it once, at import
 
 Repositories are folders: ``root/models/<owner>/<name>/`` and ``root/datasets/<owner>/<name>/``. A repository has one
-commit, the hash of its content, and answers with it whatever revision is asked for. What it serves under a real
-repository's name is made up: give the client an ``HF_HOME`` of the test's own.
+content, whatever revision is asked for; its commit is the hash of that or, as on the real Hub, the commit that was
+asked for. What it serves under a real repository's name is made up: give the client an ``HF_HOME`` of the test's own.
 """
 
 from __future__ import annotations
@@ -62,8 +62,10 @@ class LoopbackHub:
             if path.is_file()
         }
 
-    def commit(self, kind: str, repository: str) -> str:
-        """40 hex digits over the repository's content."""
+    def commit(self, kind: str, repository: str, revision: str = "main") -> str:
+        """The revision where it is a commit, else 40 hex digits over the repository's content."""
+        if len(revision) == 40:
+            return revision
         digest = hashlib.sha1()
         for name, data in self.files(kind, repository).items():
             digest.update(f"{name} {len(data)}\n".encode() + data)
@@ -89,10 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
         match unquote(url.path).strip("/").split("/"):
             case ["api", kind, owner, name, *rest] if kind in _KINDS:
                 self._api(kind, f"{owner}/{name}", rest, parse_qs(url.query))
-            case ["datasets", owner, name, "resolve", _, *path]:
-                self._file("datasets", f"{owner}/{name}", "/".join(path))
-            case [owner, name, "resolve", _, *path]:
-                self._file("models", f"{owner}/{name}", "/".join(path))
+            case ["datasets", owner, name, "resolve", revision, *path]:
+                self._file("datasets", f"{owner}/{name}", revision, "/".join(path))
+            case [owner, name, "resolve", revision, *path]:
+                self._file("models", f"{owner}/{name}", revision, "/".join(path))
             case _:
                 self._missing("EntryNotFound")
 
@@ -105,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(
                     {
                         "id": repository,
-                        "sha": self.hub.commit(kind, repository),
+                        "sha": self.hub.commit(kind, repository, *rest[1:]),
                         "private": False,
                         "gated": False,
                         "disabled": False,
@@ -138,11 +140,11 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._json(entries)
 
-    def _file(self, kind: str, repository: str, path: str) -> None:
+    def _file(self, kind: str, repository: str, revision: str, path: str) -> None:
         files = self.hub.files(kind, repository)
         if not files:
             return self._missing("RepoNotFound")
-        commit = {"X-Repo-Commit": self.hub.commit(kind, repository)}
+        commit = {"X-Repo-Commit": self.hub.commit(kind, repository, revision)}
         if path not in files:
             return self._missing("EntryNotFound", commit)
         data = files[path]

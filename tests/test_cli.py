@@ -32,6 +32,7 @@ VERBS = (
     "reproduce",
     "card",
     "tasks",
+    "evaluate",
     "list",
     "stop",
     "logs",
@@ -358,3 +359,29 @@ def test_a_watched_status_follows_the_rows_and_ends_with_the_sweep(store: Store)
     os.close(leader)
     assert process.wait() == 0
     assert f"{len(kept)} of {len(kept)} have a row" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--best", "--all"], ("--trial, --best, --frontier and --all", "give one of them")),
+        (["--trial", "1e9", "--frontier"], ("give one of them",)),
+        (["--on", "auto", "--json"], ("--json and --on", "leave one out")),
+        (["--tasks", "BIOSES"], ("'BIOSES'", "did you mean 'BIOSSES'")),
+        (["--tasks", "nano"], ("no complete trial with weights", "resources.keep_weights: best")),
+        (["--all", "--tasks", "nano"], ("no weights of the", "resources.keep_weights: all")),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(ask, store: Store, options: list[str], parts: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    refused(ask("evaluate", "fake", *options), *parts)
+
+
+def test_a_trial_without_weights_has_no_scores(ask, store: Store) -> None:  # type: ignore[no-untyped-def]
+    complete = store.read_trials().query("state == 'COMPLETE'")["trial_id"].iloc[0]
+    refused(ask("evaluate", "fake", "--trial", complete), "has no weights", "resources.keep_weights: all")
+
+
+def test_an_evaluation_without_a_store_only_fetches(ask) -> None:  # type: ignore[no-untyped-def]
+    refused(ask("evaluate", "--all"), "STORE is missing")
+    answer = ask("evaluate", "--prefetch", "--tasks", "nano")
+    assert answer.status == 0 and "5 tasks are in the cache" in answer.out

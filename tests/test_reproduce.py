@@ -25,7 +25,7 @@ from tests.world import make_pairs, save_decoder, save_tokenizer, write_jsonl
 from trainer.data import DataSource
 from trainer.loop import train
 from trainer.prepare import Prepared, prepare
-from trainer.trial import Placement, TrialFiles, TrialResult, TrialSpec, TrialState
+from trainer.trial import CheckedLoss, Placement, TrialFiles, TrialResult, TrialSpec, TrialState
 
 SPEC = """
 name: tiny
@@ -193,6 +193,15 @@ def test_other_data_under_the_same_name_are_refused(home: Path, ask: Ask, tmp_pa
     assert status == 2 and "was trained on data" in err and "here is data" in err
 
 
+def test_a_failed_trial_is_refused(home: Path, ask: Ask, tmp_path: Path) -> None:
+    store = Store.open(shutil.copytree(home / "store", tmp_path / "store"))
+    honest = store.read_trial(_id(store.root, "lora"))  # type: ignore[arg-type]
+    failed = replace(honest, spec=replace(honest.spec, seed=7), state=TrialState.FAILED, metrics=None, error="broken")
+    store.record(failed)
+    status, _, err = ask(str(store.root), "--trial", failed.spec.trial_id)
+    assert status == 2 and "ended FAILED: choose one of COMPLETE, PRUNED, DIVERGED" in err
+
+
 def _pair() -> tuple[TrialResult, TrialResult]:
     recorded = replace(result_of(trial_spec()), num_resumes=0, num_out_of_memory=0)
     return recorded, recorded
@@ -258,3 +267,12 @@ def test_what_was_written_contradicts_nothing() -> None:
     [row] = to_row(result_of(trial_spec())).to_pylist()
     assert contradictions(row) == ()
     assert contradictions(row | {"temperature": 0.06, "budget_flops": 1.0}) == ("budget_flops", "temperature")
+
+
+def test_losses_on_the_way_are_compared() -> None:
+    recorded = replace(result_of(trial_spec()), checked=(CheckedLoss(share=0.25, loss=4.0),))
+    assert compare(recorded, recorded).verdict is Verdict.SAME
+    moved = compare(recorded, replace(recorded, checked=(CheckedLoss(share=0.25, loss=4.1),)))
+    assert [line.name for line in moved.lines if not line.is_same] == ["loss at 0.25 of the budget"]
+    assert moved.verdict is Verdict.DIFFERENT
+    assert compare(recorded, replace(recorded, checked=())).verdict is Verdict.DIFFERENT

@@ -3,13 +3,15 @@
 Knows tensors by name, a JSON record, and a folder. Never knows what they mean to the loop, and never unpickles.
 
 Layout: ``step-<n>/state.safetensors`` and ``step-<n>/record.json``; the record holds the state file's SHA-256. A folder
-appears under its name only when complete, so a kill at any moment leaves the one before.
+appears under its name only when complete, so a kill at any moment leaves the one before. ``.life`` names the life of
+the trial that may write here: one that was cut off from its cluster, and has been replaced, ends at its next save.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from trainer.trial import Stopped
 from trainer.whole import drop_partial, save_tensors, sha256, whole
 
+LIFE = ".life"
 STATE, RECORD = "state.safetensors", "record.json"
 KEPT = 2
 """The newest checkpoint, and the one before it in case the newest cannot be read."""
@@ -35,8 +39,22 @@ class Checkpoint:
     record: dict[str, Any]
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write ``folder/step-<n>`` whole, then drop all but the newest. On a full disk the older ones stay as they are."""
+def claim(folder: Path) -> str:
+    """Begin a life of the trial: from now on only what has this name may save here, and an earlier life ends."""
+    life = uuid.uuid4().hex
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{LIFE}-{life}").write_text(life)
+    (folder / f"{LIFE}-{life}").replace(folder / LIFE)
+    return life
+
+
+def save(folder: Path, checkpoint: Checkpoint, life: str) -> None:
+    """Write ``folder/step-<n>`` whole, then drop all but the newest. On a full disk the older ones stay as they are.
+
+    Raises ``Stopped`` where another life has claimed the folder since.
+    """
+    if (folder / LIFE).read_text() != life:
+        raise Stopped(f"another life of the trial has claimed {folder}")
     with whole(folder / f"step-{checkpoint.step}") as partial:
         save_tensors(partial / STATE, checkpoint.tensors)
         record = {"step": checkpoint.step, "sha256": sha256(partial / STATE), **checkpoint.record}

@@ -116,6 +116,7 @@ def train_worker(
     """
     trial = _set_up(spec, placement, files, world)
     folder = Path(files.checkpoints)
+    life = checkpoint.claim(folder) if world.leads else ""
     progress = _resume(trial, folder)
     started = time.monotonic() - progress.spending.seconds
     checkpointed = time.monotonic()
@@ -135,7 +136,7 @@ def train_worker(
         num_stopped, num_due = world.sums(stopped is not None, due)
         if num_stopped or num_due:
             _used_until_now(trial, progress, started)
-            _save(trial, progress, folder)
+            _save(trial, progress, folder, life)
             checkpointed = time.monotonic()
         if num_stopped:
             raise stopped or Stopped
@@ -311,13 +312,13 @@ def _used_until_now(trial: _Trial, progress: Progress, started: float) -> None:
     )
 
 
-def _save(trial: _Trial, progress: Progress, folder: Path) -> None:
+def _save(trial: _Trial, progress: Progress, folder: Path, life: str) -> None:
     tensors = trial.engine.state()
     if not trial.world.leads:
         return
     tensors["random_state"] = torch.get_rng_state()
     record = {"trial": trial.spec.to_json(), **progress.to_record()}
-    checkpoint.save(folder, checkpoint.Checkpoint(step=progress.spending.steps, tensors=tensors, record=record))
+    checkpoint.save(folder, checkpoint.Checkpoint(step=progress.spending.steps, tensors=tensors, record=record), life)
 
 
 def _resume(trial: _Trial, folder: Path) -> Progress:

@@ -28,7 +28,7 @@ from mteb.types import PromptType
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from trainer.tasks import Task, load, quiet_mteb
+from trainer.task_data import Task, load, quiet_mteb
 
 BATCH_TEXTS = {"cpu": 64, "cuda": 256}
 """Texts that are encoded at a time, by device."""

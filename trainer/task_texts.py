@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer.tasks import load, make_task
+from trainer.task_data import load
+from trainer.tasks import make_task
 
 if TYPE_CHECKING:
     from trainer.nano_rows import NanoRows
@@ -57,7 +58,7 @@ def _walk(data: Any, splits: frozenset[str], subsets: frozenset[str]) -> Iterato
 
 def _flat(values: Iterable[Any]) -> Iterator[str]:
     for value in values:
-        if isinstance(value, str):
+        if isinstance(value, str) and value:
             yield value
         elif isinstance(value, list):
             yield from _flat(value)

@@ -6,15 +6,11 @@ knows a model or a score. mteb takes seconds to load and is imported where a tas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trainer.nano_rows import NanoRows
-
-Task = Any
-"""``mteb.AbsTask``; mteb is not followed by the type checker."""
+from trainer.task_data import Task, load, quiet_mteb
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,41 +141,6 @@ def fetch(names: Sequence[str], report: Callable[[str, int, int], None]) -> None
         report(f"fetching {name}", number, len(hub))
         load(make_task(name))
     report("fetching tasks", len(hub), len(hub))
-
-
-def load(task: Task) -> None:
-    """Load a task's data. Raises ``ValueError`` where they are neither in the cache nor to be had."""
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    try:
-        with quiet_mteb():
-            task.load_data()
-    except (DatasetsError, HfHubHTTPError, OfflineModeIsEnabled, ConnectionError, FileNotFoundError) as error:
-        raise ValueError(
-            f"task {task.metadata.name} cannot load {task.metadata.dataset['path']!r} ({type(error).__name__}): fetch "
-            "it with 'isoflop evaluate --prefetch' where the Hub can be reached"
-        ) from error
-
-
-@contextmanager
-def quiet_mteb() -> Iterator[None]:
-    """Without advice about newer versions of a task, of which the paper's are older on purpose, and without bars."""
-    import logging
-    import warnings
-
-    from datasets.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    logger = logging.getLogger("mteb")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 def _from_mteb(name: str) -> Task:

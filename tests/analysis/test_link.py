@@ -276,3 +276,15 @@ def test_the_figure_has_every_trial_both_curves_and_the_expectation() -> None:
     curve = data[data["kind"] == "power-exponential"]
     assert ((curve["low"] <= curve["score"] + 1e-9) & (curve["score"] <= curve["high"] + 1e-9)).all()
     assert draw_links(()) is None
+
+
+def test_the_largest_budget_is_foretold_from_the_smaller_ones() -> None:
+    rows, scores = made_up(60, noise=0.01)
+    ahead = the_link(rows, scores).ahead
+    assert ahead is not None and ahead.budget_flops == 4e9 and ahead.num_trials == 20
+    assert ahead.error < 0.02 < ahead.spread and abs(ahead.bias) < 0.01
+    at_largest = np.where(rows["budget_flops"] == 4e9, 0.05, 0.0)
+    lifted = the_link(rows, scores.assign(score=scores["score"] + at_largest)).ahead
+    assert lifted is not None and lifted.bias == pytest.approx(-0.05, abs=0.01)
+    assert "too low by 0.0" in lifted.sentence
+    assert the_link(rows.assign(budget_flops=1e9), scores).ahead is None, "one budget foretells no other"

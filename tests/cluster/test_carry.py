@@ -44,7 +44,7 @@ def files(bucket: Bucket, prefix: str) -> TrialFiles:
 
 def save(here: TrialFiles, step: int) -> None:
     made = Checkpoint(step=step, tensors={"w": torch.full((1000,), float(step))}, record={"spent": step})
-    checkpoint.save(Path(here.checkpoints), made)
+    checkpoint.save(Path(here.checkpoints), made, checkpoint.claim(Path(here.checkpoints)))
 
 
 def wait_until(there: Callable[[], bool]) -> None:

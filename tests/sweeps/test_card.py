@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.answers import card_of
+from cluster.paper import card_of
 from sweeps.document import Code, Section, Table, to_latex, to_markdown
 from sweeps.score_row import ScoreRow
 from sweeps.scores import write_score
@@ -134,7 +134,7 @@ def test_code_is_not_left_by_backticks_in_it() -> None:
 
 def test_neither_torch_nor_ray_is_loaded(store: Store) -> None:
     code = (
-        "import sys; from pathlib import Path; from sweeps.store import Store; from cluster.answers import card_of; "
+        "import sys; from pathlib import Path; from sweeps.store import Store; from cluster.paper import card_of; "
         f"card_of(Store.open(Path({str(store.root)!r})), latex=True); "
         "print([name for name in ('torch', 'ray', 'optuna') if name in sys.modules])"
     )

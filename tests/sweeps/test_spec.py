@@ -259,3 +259,16 @@ def test_planning_and_reading_load_nothing_heavy() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_tasks_are_evaluated_at_the_end_and_decide_nothing_that_is_tried() -> None:
+    plain, scored = read_spec(SPEC), read_spec(SPEC + "evaluation: {tasks: nano}\n")
+    assert (plain.tasks, scored.tasks) == ((), ("nano",))
+    assert plain.hash == scored.hash and "tasks" not in plain.to_yaml()
+    assert read_spec(scored.to_yaml()) == scored
+    assert read_spec(SPEC + "evaluation: {tasks: [BIOSSES, SICK-R]}\n").tasks == ("BIOSSES", "SICK-R")
+
+
+def test_tasks_without_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"evaluation\.tasks nano with resources\.keep_weights none"):
+        read_spec(SPEC + "evaluation: {tasks: nano}\nresources: {keep_weights: none}\n")

@@ -9,17 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.checkpoint import Checkpoint, load_newest, save
+from trainer import checkpoint
+from trainer.checkpoint import Checkpoint, claim, load_newest
+from trainer.trial import Stopped
 
 
 def at(step: int) -> Checkpoint:
     return Checkpoint(step=step, tensors={"w": torch.full((300,), float(step))}, record={"note": f"step {step}"})
 
 
+def save(folder: Path, made: Checkpoint) -> None:
+    checkpoint.save(folder, made, claim(folder))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != checkpoint.LIFE)
+
+
 def test_the_newest_two_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
     for step in (9, 10, 11):
         save(tmp_path, at(step))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-11"]
+    assert names(tmp_path) == ["step-10", "step-11"]
     found = load_newest(tmp_path)
     assert found is not None
     assert (found.step, found.record) == (11, {"note": "step 11"})
@@ -68,7 +78,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     save(tmp_path, at(1))
     (tmp_path / ".step-2.123.partial").mkdir()
     load_newest(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+    assert names(tmp_path) == ["step-1"]
 
 
 def test_a_full_disk_keeps_the_old_one_and_says_what_it_is(tmp_path: Path) -> None:
@@ -76,15 +86,16 @@ def test_a_full_disk_keeps_the_old_one_and_says_what_it_is(tmp_path: Path) -> No
     save(tmp_path, at(1))
     script = (
         "import errno, resource, signal, sys; from pathlib import Path; import torch;"
-        "from trainer import whole; from trainer.checkpoint import Checkpoint, save;"
+        "from trainer import whole; from trainer.checkpoint import Checkpoint, claim, save;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000));"
         "whole._FULL = (errno.EFBIG,);"
-        "save(Path(sys.argv[1]), Checkpoint(step=2, tensors={'w': torch.zeros(100_000)}, record={}))"
+        "folder = Path(sys.argv[1]); large = {'w': torch.zeros(100_000)};"
+        "save(folder, Checkpoint(step=2, tensors=large, record={}), claim(folder))"
     )
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
     assert "OSError: [Errno 27] File too large" in ended.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+    assert names(tmp_path) == ["step-1"]
 
 
 @pytest.mark.parametrize("record", ["[]", "null", "3"])
@@ -101,4 +112,16 @@ def test_a_record_that_is_no_object_gives_way_to_the_one_before(tmp_path: Path, 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, at(5))
     save(tmp_path, at(5))
-    assert [path.name for path in tmp_path.iterdir()] == ["step-5"]
+    assert names(tmp_path) == ["step-5"]
+
+
+def test_a_life_that_was_replaced_saves_nothing(tmp_path: Path) -> None:
+    """A process that was cut off goes on writing while its trial has begun again elsewhere."""
+    first = claim(tmp_path)
+    checkpoint.save(tmp_path, at(1), first)
+    second = claim(tmp_path)
+    with pytest.raises(Stopped, match="another life"):
+        checkpoint.save(tmp_path, at(2), first)
+    assert names(tmp_path) == ["step-1"]
+    checkpoint.save(tmp_path, at(2), second)
+    assert names(tmp_path) == ["step-1", "step-2"]

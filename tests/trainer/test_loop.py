@@ -34,6 +34,7 @@ from trainer.trial import (
     Method,
     Placement,
     Stopped,
+    TrialResult,
     TrialState,
 )
 
@@ -130,11 +131,25 @@ def test_a_stopped_trial_leaves_a_checkpoint_of_that_very_step(world: Path, tmp_
     stopped = files(world, tmp_path / "stopped")
     with pytest.raises(Stopped, match="asked to"):
         train(spec, Placement(checkpoint_seconds=10**9), stopped, stop)
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["step-7"]
+    assert [path.name for path in (tmp_path / "stopped").glob("step-*")] == ["step-7"]
     steps: list[int] = []
     result = train(spec, Placement(), stopped, lambda point: steps.append(point.step))
     assert steps[0] == 8, "no step is repeated"
     assert outcome(result) == outcome(expected)
+
+
+def test_a_trial_that_has_begun_again_elsewhere_ends(world: Path, tmp_path: Path) -> None:
+    spec = spec_of(Full())
+    shared = files(world, tmp_path / "shared")
+    again: list[TrialResult] = []
+
+    def begin_again(point: CurvePoint) -> None:
+        if point.step == 7:
+            again.append(train(spec, Placement(), shared, ignore))
+
+    with pytest.raises(Stopped, match="another life"):
+        train(spec, Placement(checkpoint_seconds=0), shared, begin_again)
+    assert outcome(again[0]) == outcome(train(spec, Placement(), files(world, tmp_path / "undisturbed"), ignore))
 
 
 def test_out_of_memory_goes_on_with_less_and_the_same_loss(

@@ -29,7 +29,7 @@ OTHER_SUBSETS = {
 }
 OTHER_COLUMNS = {"sentence-transformers/msmarco-bm25": "negative"}
 LICENSED = "sentence-transformers/natural-questions"
-NUM = 700
+NUM = 900
 
 
 @pytest.fixture(scope="module")

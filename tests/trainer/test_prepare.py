@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from tests.world import make_pairs, save_decoder, save_tokenizer, write_jsonl
+from trainer import nano_rows
 from trainer.data import DataSource, Origin, open_split
 from trainer.ladder import SHAPES
-from trainer.prepare import Prepared, default_cache, find, prepare
+from trainer.nano_rows import NanoRows
+from trainer.prepare import Prepared, default_cache, find, nano_test_rows, prepare
 
 # One package's docstrings are a corpus that takes seconds: numpy is always there.
 NANO = DataSource(source="nano", name="numpy")
@@ -309,3 +311,35 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     assert default_cache() == tmp_path
     monkeypatch.delenv("ISOFLOP_CACHE")
     assert default_cache().name == "isoflop"
+
+
+def test_nano_tasks_are_made_of_the_test_split_with_its_modules(
+    world: tuple[Path, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, prepared = world
+    monkeypatch.setattr(nano_rows, "MIN_ROWS", 10)
+    manifest, stages = prepared.manifest, list[str]()
+
+    def rows() -> NanoRows:
+        stages.clear()
+        return nano_test_rows(manifest, cache, lambda stage, *_: stages.append(stage))
+
+    found = rows()
+    assert len(found.rows) == manifest.num_pairs["test"]
+    assert {row.package for row in found.rows} == {"numpy"} and any(row.module.count(".") > 1 for row in found.rows)
+    assert "reading modules of the pairs" in stages
+    assert rows() == found and not stages, "they are kept"
+
+    # As where the packages that the pairs came from are no longer those that are installed.
+    source, content = replace(manifest.source, name="email"), {**manifest.content, "test": "of pairs that are gone"}
+    manifest = replace(manifest, source=source, content=content)
+    with pytest.raises(ValueError, match="in the environment that the sweep was prepared in"):
+        rows()
+
+
+def test_nano_tasks_of_other_data_are_refused(world: tuple[Path, Prepared], tmp_path: Path) -> None:
+    manifest = replace(world[1].manifest, source=DataSource(source="./pairs.jsonl"))
+    with pytest.raises(ValueError, match=r"the data of this one are './pairs.jsonl'"):
+        nano_test_rows(manifest, tmp_path, lambda *_: None)
+    with pytest.raises(ValueError, match="set ISOFLOP_CACHE to the cache"):
+        nano_test_rows(world[1].manifest, tmp_path, lambda *_: None)

@@ -15,7 +15,8 @@ from cluster.scorer import Work, open_model
 from sweeps.store import Store
 from tests.scored import nano_world, scored_store
 from trainer.scoring import ExportedEncoder, model_meta, score
-from trainer.tasks import make_task, quiet_mteb
+from trainer.task_data import quiet_mteb
+from trainer.tasks import make_task
 from trainer.trained import RECORD, weights_hash
 
 
