@@ -30,6 +30,8 @@ OTHERS = {
     "docs/columns.md": "Every column of the store: type, unit, meaning.",
     "docs/data.md": "Naming, measuring and checking pairs; the road to the paper's data and to open ones.",
     "docs/decide.md": "What `recommend` and `next` compute, assume and leave out.",
+    "docs/paper-experiments.md": "The paper's experiments in miniature, and what came out beside what the paper found.",
+    "docs/scores.md": "Evaluating trained models: tasks, averages, what is done again, offline.",
     "docs/link.md": "What a loss is worth in scores: curves, intervals, when they are weak; few tasks for many.",
     "docs/reproduce.md": "A recorded trial trained again and compared; the reproducibility sheet for a paper.",
     "docs/report.md": "What the report shows, and how each number is traced to trials.",
@@ -90,7 +92,7 @@ def expected_tree() -> str:
             lines.append(f"{folder}/")
         indent = "" if folder in ("", ".") else "  "
         told = first_sentence(path) if path.suffix == ".py" else OTHERS[name]
-        lines.append(f"{indent}{path.name:<{24 - len(indent)}}{told}")
+        lines.append(f"{indent}{path.name + ' ':<{24 - len(indent)}}{told}")
     return "\n".join(line for line in lines if line != "./")
 
 
