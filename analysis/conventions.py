@@ -21,7 +21,8 @@ from analysis.expect import loss_over
 from analysis.fit import Interval
 from analysis.frontier import Frontier, MethodFrontier, Ranking, fit_frontier
 from analysis.law import Law
-from trainer.trial import TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import TrialSpec
 
 SIZES: Mapping[str, str] = {
     "non-embedding": "num_params_non_embedding",

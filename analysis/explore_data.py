@@ -17,7 +17,8 @@ from analysis.conventions import SIZES, Reading
 from analysis.drawing import kind_colours
 from analysis.law import Law
 from analysis.profile import Profile
-from trainer.trial import TrialState, format_flops
+from trainer.result import TrialState
+from trainer.trial import format_flops
 
 MARKERS = ("circle", "square", "triangle", "diamond", "hex", "inverted_triangle", "star")
 _SHOWN = (

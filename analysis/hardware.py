@@ -15,7 +15,8 @@ import pandas as pd
 
 from analysis import wording
 from trainer.devices import DEVICES, find_device
-from trainer.trial import Dtype, TrialState
+from trainer.result import TrialState
+from trainer.trial import Dtype
 
 ASSUMED_MFU = 0.35
 """Of a well-fed GPU in bfloat16; a small model or a small batch reaches less."""

@@ -23,7 +23,7 @@ from analysis.fit import LEVEL, FloatArray, Interval, percentile_interval
 from analysis.link_ahead import Ahead, foretell_largest
 from analysis.link_curves import Exponentials, Numbers, Steps, fit_exponentials, fit_steps, residual_draws
 from analysis.link_groups import Stability, stability
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 MEAN, CATEGORY_MEAN = "mean of all tasks", "mean of categories"
 MIN_TRIALS = 4

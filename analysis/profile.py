@@ -16,7 +16,8 @@ import pandas as pd
 
 from analysis.fit import FloatArray, Interval, Parabola, locate_minima, percentile_interval
 from analysis.noise import Residuals, window_residuals
-from trainer.trial import Method, TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import Method, TrialSpec
 
 MIN_MODELS = 3
 MAX_APART = 1.5

@@ -47,7 +47,8 @@ from analysis.report_tables import (
 from analysis.surface import Surface, fit_surfaces
 from analysis.tables import numbers_table
 from analysis.validation import Foretold, foretell_largest
-from trainer.trial import TrialState, format_flops
+from trainer.result import TrialState
+from trainer.trial import format_flops
 
 EXPECTED_ORDER = ("full", "lora", "freeze", "bias")
 

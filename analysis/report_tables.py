@@ -22,7 +22,8 @@ from analysis.link import Link, link_of
 from analysis.link_groups import Group
 from analysis.profile import Profile
 from analysis.surface import Surface
-from trainer.trial import TrialState, format_flops
+from trainer.result import TrialState
+from trainer.trial import format_flops
 
 MAX_TABLE_ROWS = 2000
 MAX_FAILURES = 50

@@ -34,17 +34,8 @@ from sweeps.store import Store
 from trainer.data import DataManifest, DataSource, SideStatistics, TokenStatistics
 from trainer.ladder import SHAPES, parameter_counts
 from trainer.prepare import Prepared, PreparedModel
-from trainer.trial import (
-    CurvePoint,
-    Environment,
-    Metrics,
-    Placement,
-    Spending,
-    TrialFiles,
-    TrialResult,
-    TrialSpec,
-    TrialState,
-)
+from trainer.result import CurvePoint, Environment, Metrics, Spending, TrialResult, TrialState
+from trainer.trial import Placement, TrialFiles, TrialSpec
 
 MODELS = ("nano-1k", "nano-3k", "nano-14k", "nano-25k", "nano-85k")
 METHODS = "[full, bias, {lora: {rank: 4, alpha: 8}}, {freeze: {active_fraction: 0.5}}]"

@@ -30,7 +30,7 @@ from sweeps.space import Range
 from sweeps.spec import read_spec
 from trainer.flops import num_tokens
 from trainer.ladder import SHAPES, parameter_counts
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 TRIALS, ETA = 5, 4

@@ -37,7 +37,8 @@ from sweeps.store import Root, Store, StoreError
 from sweeps.weights import drop_worse_weights
 from trainer.devices import find_device
 from trainer.ladder import ModelShape, parameter_counts
-from trainer.trial import CurvePoint, Placement, Spending, Stopped, TrialFiles, TrialResult, TrialSpec, TrialState
+from trainer.result import CurvePoint, Spending, TrialResult, TrialState
+from trainer.trial import Placement, Stopped, TrialFiles, TrialSpec
 
 Train = Callable[..., TrialResult]
 

@@ -126,7 +126,8 @@ def agenda_of(store: Store) -> Agenda:
     from sweeps.columns import checked_losses
     from sweeps.plan import studies
     from sweeps.search import Finished
-    from trainer.trial import TrialSpec, TrialState
+    from trainer.result import TrialState
+    from trainer.trial import TrialSpec
 
     spec, prepared = store.spec, prepared_of(store)
     agenda = Agenda(

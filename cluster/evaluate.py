@@ -20,8 +20,8 @@ from cluster.scorer import Outcome, Work, evaluate_work, is_current
 from sweeps.scores import Shelf, read_score
 from sweeps.store import Store
 from trainer.data import Report
+from trainer.result import TrialResult
 from trainer.trained import RECORD, weights_hash
-from trainer.trial import TrialResult
 
 if TYPE_CHECKING:
     from trainer.nano_rows import NanoRows

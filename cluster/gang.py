@@ -22,7 +22,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.carry import carried
 from cluster.nodes import MachineLostError, are_lost, own_node
 from trainer.failure import Failure, cause
-from trainer.trial import CurvePoint, Placement, Stopped, TrialFiles, TrialResult, TrialSpec
+from trainer.result import CurvePoint, TrialResult
+from trainer.trial import Placement, Stopped, TrialFiles, TrialSpec
 
 POLL_SECONDS = 0.5
 CAUSE_SECONDS = 15.0

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from ray.util.metrics import Gauge
 
 from cluster.progress import SweepProgress
-from trainer.trial import TrialState, format_flops
+from trainer.result import TrialState
+from trainer.trial import format_flops
 
 SET_SECONDS = 2.0
 MOST_TRIALS = 256

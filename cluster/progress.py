@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from sweeps.plan import Cell, Cells, Study
 from sweeps.search import Finished
-from trainer.trial import TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import TrialSpec
 
 RATE_SECONDS = 30.0
 """A trial's speed is that of its steps in so many last seconds: one step tells little, and a start is slow."""

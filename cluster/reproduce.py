@@ -16,7 +16,8 @@ from cluster.carry import fetched_weights
 from sweeps.reproduction import Reproduction, compare
 from sweeps.store import Store
 from trainer.prepare import PreparedModel, default_cache
-from trainer.trial import CurvePoint, Placement, TrialFiles, TrialResult, TrialState
+from trainer.result import CurvePoint, TrialResult, TrialState
+from trainer.trial import Placement, TrialFiles
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.DIVERGED)
 """Endings that follow from the trial itself: the others follow from what happened around it."""

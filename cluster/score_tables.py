@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from analysis.aggregate import Aggregate, Average
     from cluster.evaluate import EvaluationProgress
-    from trainer.trial import TrialResult
+    from trainer.result import TrialResult
 
 MOST_TASKS = 6
 """More tasks than this are shown by their types."""

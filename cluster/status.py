@@ -23,7 +23,7 @@ from cluster.live import Live, read_live
 from sweeps.compact import strings
 from sweeps.plan import Plan
 from sweeps.store import Store
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 FACTS = ("trial_id", "budget_flops", "method", "method_kind", "state", "booked_flops", "loss", "model", "error")
 """What the counts need of a row."""

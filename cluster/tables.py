@@ -20,7 +20,8 @@ from cluster.view import duration
 from sweeps.cost import Cost
 from sweeps.plan import LeftOut, Plan, PlannedCell
 from sweeps.reproduction import Reproduction
-from trainer.trial import TrialState, format_flops
+from trainer.result import TrialState
+from trainer.trial import format_flops
 
 MOST_FAILURES = 10
 MOST_RUNNING = 16

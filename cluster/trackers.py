@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from sweeps.spec import TrackerName
 from sweeps.store import Root, Store
-from trainer.trial import CurvePoint, TrialResult, TrialSpec
+from trainer.result import CurvePoint, TrialResult
+from trainer.trial import TrialSpec
 
 MOST_POINTS = 500
 INSTALL: Mapping[TrackerName, str] = {"wandb": "pip install wandb", "mlflow": "pip install mlflow"}

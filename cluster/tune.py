@@ -46,7 +46,8 @@ from sweeps.spec import Resources
 from sweeps.store import Root, Store, StoreError
 from sweeps.weights import drop_worse_weights
 from trainer.prepare import Prepared
-from trainer.trial import Placement, TrialFiles, TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import Placement, TrialFiles, TrialSpec
 
 PROGRESS_SECONDS = 0.5
 METER_SECONDS = 30.0

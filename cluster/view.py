@@ -18,7 +18,8 @@ from rich.text import Text
 
 from cluster.progress import BestTrial, Report, SweepProgress
 from trainer.data import Report as PrepareReport
-from trainer.trial import CurvePoint, TrialResult, TrialState, format_flops
+from trainer.result import CurvePoint, TrialResult, TrialState
+from trainer.trial import format_flops
 
 PLAIN_SECONDS = 10.0
 WATCH_SECONDS = 2.0

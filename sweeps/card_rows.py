@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from sweeps.document import Block, Section, Table, facts
-from trainer.trial import TrialState, format_flops
+from trainer.result import TrialState
+from trainer.trial import format_flops
 
 HOUR_SECONDS = 3600
 HASH_DIGITS = 12

@@ -13,18 +13,17 @@ from typing import Any
 import pyarrow as pa
 
 from sweeps.score_row import score_columns
-from trainer.trial import (
+from trainer.result import (
     CheckedLoss,
     CurvePoint,
     Environment,
     Metrics,
     ParameterCounts,
-    Placement,
     Spending,
     TrialResult,
-    TrialSpec,
     TrialState,
 )
+from trainer.trial import Placement, TrialSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

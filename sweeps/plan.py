@@ -14,7 +14,8 @@ from sweeps.space import Space, Value
 from sweeps.spec import Allocation, FixedHyperparameters, MethodSpec, Pruning, Sampler, SweepSpec, label_of
 from trainer.flops import booked_flops_per_token, num_tokens
 from trainer.ladder import ModelShape, parameter_counts
-from trainer.trial import Check, Evaluation, Hyperparameters, Method, ParameterCounts, TrialSpec
+from trainer.result import ParameterCounts
+from trainer.trial import Check, Evaluation, Hyperparameters, Method, TrialSpec
 
 LEARNING: tuple[Sampler, ...] = ("tpe", "cmaes", "gp")
 """Samplers whose suggestions depend on rows."""

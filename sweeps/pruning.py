@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from sweeps.plan import Study
 from sweeps.search import Finished
-from trainer.trial import Check, TrialState
+from trainer.result import TrialState
+from trainer.trial import Check
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 

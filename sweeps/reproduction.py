@@ -14,7 +14,8 @@ from enum import StrEnum
 from itertools import zip_longest
 from typing import Any
 
-from trainer.trial import Dtype, Metrics, ParameterCounts, Placement, TrialResult
+from trainer.result import Metrics, ParameterCounts, TrialResult
+from trainer.trial import Dtype, Placement
 
 ROUNDING: dict[Dtype, float] = {"float64": 1e-8, "float32": 1e-3, "bfloat16": 1e-2}
 """Largest relative difference of a loss that is called rounding, by what was computed in.

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from sweeps.plan import Study
 from sweeps.points import Point, drawn, grid_mend, grid_point, grid_sides, radical_inverse, rounded, start_of
 from sweeps.space import Choices, Fixed, Value
-from trainer.trial import Hyperparameters, Method, TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import Hyperparameters, Method, TrialSpec
 
 if TYPE_CHECKING:
     import optuna

@@ -50,7 +50,8 @@ from sweeps.compact import Compact, once, strings
 from sweeps.extension import obstacle
 from sweeps.remote import RemotePath, place
 from sweeps.spec import SweepSpec, read_spec
-from trainer.trial import TrialResult, TrialSpec, TrialState
+from trainer.result import TrialResult, TrialState
+from trainer.trial import TrialSpec
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,7 +24,7 @@ from sweeps.plan import Cell, Study
 from sweeps.points import at, four_digits, share_of
 from sweeps.search import Finished, best_of, value_of
 from sweeps.space import Range, Space, Value
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 RATE = "learning_rate"
 # Prior rise of ln loss from the middle of a range to its end. Seen on nano models: 2 to 4 % for a learning rate that is

@@ -13,7 +13,7 @@ from typing import Literal
 
 from sweeps.columns import from_row
 from sweeps.store import Store, StoreError
-from trainer.trial import TrialResult, TrialState
+from trainer.result import TrialResult, TrialState
 
 Which = Literal["best", "frontier", "all"]
 """Of the complete trials: the one of least loss; the best of each budget and method; all."""

@@ -25,7 +25,8 @@ from tests.world import make_pairs, save_decoder, save_tokenizer, write_jsonl
 from trainer.data import DataSource
 from trainer.loop import train
 from trainer.prepare import Prepared, prepare
-from trainer.trial import CheckedLoss, Placement, TrialFiles, TrialResult, TrialSpec, TrialState
+from trainer.result import CheckedLoss, TrialResult, TrialState
+from trainer.trial import Placement, TrialFiles, TrialSpec
 
 SPEC = """
 name: tiny

@@ -25,9 +25,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from trainer.data import DataSource
 from trainer.prepare import Prepared, default_cache, prepare
 from trainer.refusal import is_ours
+from trainer.result import CurvePoint, TrialResult, TrialState
 from trainer.trial import (
     METHODS,
-    CurvePoint,
     Dtype,
     Evaluation,
     Hyperparameters,
@@ -36,9 +36,7 @@ from trainer.trial import (
     Pooling,
     Stopped,
     TrialFiles,
-    TrialResult,
     TrialSpec,
-    TrialState,
     method_from,
 )
 

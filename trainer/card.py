@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from trainer.data import DataManifest, Origin
-from trainer.trial import Bias, Freeze, Full, Lora, Method, TrialResult, TrialSpec
+from trainer.result import TrialResult
+from trainer.trial import Bias, Freeze, Full, Lora, Method, TrialSpec
 
 _TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "isoflop")
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from trainer.devices import find_device
-from trainer.trial import Environment, Placement
+from trainer.result import Environment
+from trainer.trial import Placement
 
 PACKAGES = ("isoflop", "torch", "transformers", "tokenizers", "peft", "deepspeed", "numpy")
 """Packages whose version can change a loss."""

@@ -17,7 +17,8 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from trainer.data import TokenSplit
-from trainer.trial import Metrics, TrialSpec
+from trainer.result import Metrics
+from trainer.trial import TrialSpec
 
 HELD_OUT_ORDER_SEED = 0
 """Every trial of every sweep on the same data is evaluated on the same pairs in the same candidate sets."""

@@ -22,8 +22,9 @@ from trainer.data import DataManifest
 from trainer.encoder import load_backbone
 from trainer.methods import lora_config, quiet_peft
 from trainer.models import check_revision
+from trainer.result import TrialResult
 from trainer.trained import RECORD, trained_record
-from trainer.trial import Lora, Pooling, TrialResult, TrialSpec
+from trainer.trial import Lora, Pooling, TrialSpec
 from trainer.whole import save_tensors, sha256, whole
 
 ADAPTER = "adapter"

@@ -7,7 +7,8 @@ A multiply-add is two FLOPs. Booked FLOPs drive the budget; measured ones stand 
 from __future__ import annotations
 
 from trainer.ladder import ModelShape, parameter_counts
-from trainer.trial import Bias, Freeze, Full, Lora, Method, ParameterCounts
+from trainer.result import ParameterCounts
+from trainer.trial import Bias, Freeze, Full, Lora, Method
 
 
 def booked_flops_per_token(counts: ParameterCounts, method: Method) -> int:

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from trainer.failure import Failure, cause
-from trainer.trial import CurvePoint, Placement, Stopped, TrialFiles, TrialResult, TrialSpec
+from trainer.result import CurvePoint, TrialResult
+from trainer.trial import Placement, Stopped, TrialFiles, TrialSpec
 
 CAUSE_SECONDS = 1.0
 """When a worker fails, how long to listen for others: the first to speak may only have lost its connection to them."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from trainer.trial import Bias, Freeze, Full, Lora, Method, ParameterCounts
+from trainer.result import ParameterCounts
+from trainer.trial import Bias, Freeze, Full, Lora, Method
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

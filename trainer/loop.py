@@ -30,20 +30,9 @@ from trainer.flops import booked_flops_per_token, forward_flops, measured_flops
 from trainer.ladder import ModelShape, parameter_counts
 from trainer.methods import apply_method
 from trainer.progress import Progress
+from trainer.result import CheckedLoss, CurvePoint, Metrics, ParameterCounts, TrialResult, TrialState
 from trainer.shrink import remember, remembered, with_less_memory
-from trainer.trial import (
-    CheckedLoss,
-    CurvePoint,
-    Hyperparameters,
-    Metrics,
-    ParameterCounts,
-    Placement,
-    Stopped,
-    TrialFiles,
-    TrialResult,
-    TrialSpec,
-    TrialState,
-)
+from trainer.trial import Hyperparameters, Placement, Stopped, TrialFiles, TrialSpec
 from trainer.world import ALONE, World
 
 CURVE_POINTS = 200

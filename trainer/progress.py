@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainer.trial import CheckedLoss, CurvePoint, Spending
+from trainer.result import CheckedLoss, CurvePoint, Spending
 
 
 @dataclass(kw_only=True, slots=True)

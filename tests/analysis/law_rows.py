@@ -13,17 +13,8 @@ import pandas as pd
 
 from trainer.flops import num_tokens
 from trainer.ladder import SHAPES, ModelShape, parameter_counts
-from trainer.trial import (
-    Bias,
-    Evaluation,
-    Freeze,
-    Full,
-    Hyperparameters,
-    Lora,
-    Method,
-    TrialSpec,
-    TrialState,
-)
+from trainer.result import TrialState
+from trainer.trial import Bias, Evaluation, Freeze, Full, Hyperparameters, Lora, Method, TrialSpec
 
 FULL, LORA, FREEZE, BIAS = Full(), Lora(rank=4, alpha=8), Freeze(active_fraction=0.5), Bias()
 NANO = ("nano-1k", "nano-3k", "nano-7k", "nano-14k", "nano-25k", "nano-85k")

@@ -14,7 +14,8 @@ from analysis.frontier import fit_frontier
 from analysis.profile import complete_trials
 from analysis.report import ReportContext, write_report
 from tests.analysis.law_rows import FULL, LORA, measured_nano_rows, row
-from trainer.trial import Freeze, Lora, Method, TrialState
+from trainer.result import TrialState
+from trainer.trial import Freeze, Lora, Method
 
 BUDGET = 25 * 10**9
 RATES = {"nano-3k": 0.016, "nano-7k": 0.012}

@@ -12,7 +12,7 @@ import pytest
 from analysis.frontier import Frontier, fit_frontier
 from analysis.profile import ProfileState
 from tests.analysis.law_rows import BIAS, FREEZE, FULL, LORA, NANO, law_rows, measured_nano_rows, parabola_law, row
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 
 def assert_nothing_without_ground(frontier: Frontier) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.hardware import ASSUMED_MFU, budget_from, hardware
 from tests.analysis.law_rows import FULL, row
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 
 def rows(*mfu: float | None, device: str = "NVIDIA H100 80GB HBM3", tf32: bool = False) -> pd.DataFrame:

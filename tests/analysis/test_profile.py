@@ -9,7 +9,7 @@ import pytest
 from analysis.noise import PRIOR_RELATIVE_SD, estimate_noise
 from analysis.profile import Profile, ProfileState, build_profile, cells, complete_trials
 from tests.analysis.law_rows import FULL, LORA, NANO, law_rows, parabola_law, row
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 
 def profile(losses: dict[str, float], *, noise: float = 0.0, num_draws: int = 200) -> Profile:

@@ -20,7 +20,7 @@ from tests.analysis.law_rows import (
     row,
 )
 from trainer.ladder import LADDERS, SHAPES
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 NANO_SHAPES = LADDERS["nano"]
 

@@ -22,7 +22,7 @@ from analysis.report_tables import MAX_TABLE_ROWS
 from tests.analysis.law_rows import FULL, LORA, TOKENS_PER_PAIR, law_rows, measured_nano_rows, parabola_law, row
 from tests.analysis.test_figures import training_curves
 from trainer.ladder import LADDERS
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 HOSTILE = "</script><script>alert(\"x\")</script> & 'quoted' $a_{"
 FIGURES = (

@@ -18,18 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.ladder import SHAPES, parameter_counts
-from trainer.trial import (
-    CheckedLoss,
-    CurvePoint,
-    Environment,
-    Metrics,
-    Placement,
-    Spending,
-    TrialFiles,
-    TrialResult,
-    TrialSpec,
-    TrialState,
-)
+from trainer.result import CheckedLoss, CurvePoint, Environment, Metrics, Spending, TrialResult, TrialState
+from trainer.trial import Placement, TrialFiles, TrialSpec
 
 STEPS = 5
 SLOW_SECONDS = 1.5

@@ -28,7 +28,8 @@ from tests.cluster.fake import law, train
 from trainer.data import DataManifest, DataSource, SideStatistics, TokenStatistics
 from trainer.ladder import SHAPES
 from trainer.prepare import Prepared, PreparedModel
-from trainer.trial import Placement, TrialFiles, TrialState
+from trainer.result import TrialState
+from trainer.trial import Placement, TrialFiles
 
 if TYPE_CHECKING:
     from cluster.tune import Outcome

@@ -13,7 +13,8 @@ from sweeps.store import Store
 from tests.cluster import fake
 from tests.cluster.sweep import expected_rows, make_world, same_rows, studies_of
 from tests.cluster.test_killed import Driver
-from trainer.trial import TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import TrialSpec
 
 ADAPTIVE = """
 name: adaptive

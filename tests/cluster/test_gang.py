@@ -16,7 +16,8 @@ from tests.cluster.head import CACHE
 from tests.cluster.real import drive_real, parts, spec_of
 from tests.trainer.trials import files, ignore, make_world
 from trainer.loop import train
-from trainer.trial import Placement, TrialResult
+from trainer.result import TrialResult
+from trainer.trial import Placement
 
 NUM_STEPS = 12
 

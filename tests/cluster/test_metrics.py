@@ -27,7 +27,7 @@ from cluster.progress import RunningTrial, SweepProgress
 from tests.cluster.head import CACHE
 from tests.cluster.sweep import SPEC, drive, make_world
 from tests.sweeps.examples import trial_spec
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "docker/grafana/isoflop.json").read_text())

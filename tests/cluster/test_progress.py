@@ -10,7 +10,8 @@ from sweeps.agenda import Agenda
 from sweeps.search import Finished
 from sweeps.spec import read_spec
 from tests.cluster.sweep import NUM_TRIALS, SPEC, studies_of
-from trainer.trial import TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import TrialSpec
 
 
 def specs() -> list[TrialSpec]:

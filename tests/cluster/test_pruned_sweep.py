@@ -13,7 +13,7 @@ from sweeps.store import Store
 from tests.cluster import fake
 from tests.cluster.sweep import make_world, studies_of
 from tests.cluster.test_killed import Driver
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 SPEC = """
 name: pruned

@@ -18,7 +18,7 @@ from tests.bucket import CREDENTIALS, Bucket, running_bucket
 from tests.cluster import fake
 from tests.cluster.head import CACHE
 from tests.cluster.sweep import NUM_TRIALS, drive, make_world, same_rows
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 ROOT = Path(__file__).parents[2]
 

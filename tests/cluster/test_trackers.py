@@ -14,7 +14,7 @@ from cluster.trackers import INSTALL, MOST_POINTS, Tracking, check_trackers, tra
 from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.sweeps.examples import SPEC, result_of, trial_spec
-from trainer.trial import CurvePoint, TrialState
+from trainer.result import CurvePoint, TrialState
 
 BUDGET_FLOPS = trial_spec().budget_flops
 

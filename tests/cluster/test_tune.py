@@ -20,7 +20,8 @@ from tests.cluster import fake
 from tests.cluster.head import CACHE
 from tests.cluster.sweep import NUM_TRIALS, SPEC, drive, expected_rows, make_world, same_rows, studies_of
 from trainer.ladder import SHAPES
-from trainer.trial import Placement, TrialFiles, TrialState
+from trainer.result import TrialState
+from trainer.trial import Placement, TrialFiles
 
 SMALL = SPEC.replace("[full, bias]", "[full]").replace("[1e9, 4e9]", "[1e9]")
 

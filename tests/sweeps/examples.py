@@ -5,16 +5,8 @@ from __future__ import annotations
 from sweeps.plan import DataFacts, Study, plan, studies
 from sweeps.spec import SweepSpec, read_spec
 from trainer.ladder import SHAPES, parameter_counts
-from trainer.trial import (
-    CurvePoint,
-    Environment,
-    Metrics,
-    Placement,
-    Spending,
-    TrialResult,
-    TrialSpec,
-    TrialState,
-)
+from trainer.result import CurvePoint, Environment, Metrics, Spending, TrialResult, TrialState
+from trainer.trial import Placement, TrialSpec
 
 SPEC = """\
 name: example

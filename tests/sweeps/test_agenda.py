@@ -29,7 +29,8 @@ from sweeps.spec import read_spec
 from tests.sweeps.examples import result_of, studies_of
 from tests.sweeps.test_search import run_alone, run_wildly, tried
 from trainer.ladder import SHAPES
-from trainer.trial import Lora, TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import Lora, TrialSpec
 
 SPEC = """\
 name: ladder

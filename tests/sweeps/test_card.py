@@ -17,7 +17,7 @@ from sweeps.scores import write_score
 from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.cluster.sweep import SPEC, filled_store, make_world
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 WIDE = SPEC.replace("budgets_flops: [1e9, 4e9]", "budgets_flops: [1e3, 1e9, 4e9]").replace(
     "min_steps: 0", "min_steps: 2"

@@ -15,7 +15,7 @@ from sweeps.store import Store, StoreError
 from tests.sweeps.examples import FACTS, SPEC, edited, result_of, studies_of
 from tests.sweeps.test_search import ended, run_alone
 from trainer.ladder import SHAPES
-from trainer.trial import TrialState
+from trainer.result import TrialState
 
 THERE = read_spec(SPEC)
 LARGER = {

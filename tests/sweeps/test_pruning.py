@@ -19,7 +19,8 @@ from sweeps.search import Finished, best_of, write_sqlite
 from sweeps.spec import Pruning, read_spec
 from tests.sweeps.examples import SPEC, edited, studies_of
 from tests.sweeps.test_search import run_alone, run_wildly, tried
-from trainer.trial import Check, TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import Check, TrialSpec
 
 PRUNED = edited("trials: 3", "trials: 14").replace("search:", "search:\n  pruning: {shares: [0.5, 0.25], min_rows: 4}")
 STUDY: Study = studies_of(read_spec(PRUNED))[0]

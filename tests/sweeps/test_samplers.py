@@ -14,7 +14,8 @@ from sweeps.search import Finished, suggest
 from sweeps.space import Fixed, Range, Space
 from sweeps.spec import Sampler, read_spec
 from tests.sweeps.examples import SPEC, studies_of
-from trainer.trial import TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import TrialSpec
 
 SPACE = Space(
     learning_rate=Range(low=1e-4, high=1e-1), temperature=Fixed(value=0.05), weight_decay=Range(low=0.01, high=1)

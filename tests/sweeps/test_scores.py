@@ -14,7 +14,8 @@ from sweeps.store import Store, StoreError
 from sweeps.weights import choose_trials
 from tests.sweeps.examples import SPEC
 from tests.sweeps.test_weights import of, save
-from trainer.trial import Bias, Full, TrialState
+from trainer.result import TrialState
+from trainer.trial import Bias, Full
 
 ROW = ScoreRow(
     trial_id="1e10-a",

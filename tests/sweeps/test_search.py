@@ -20,7 +20,8 @@ from sweeps.search import Finished, askable, suggest
 from sweeps.space import Fixed, Range, Space
 from sweeps.spec import Sampler, read_spec
 from tests.sweeps.examples import SPEC, edited, studies_of
-from trainer.trial import TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import TrialSpec
 
 STUDY = studies_of(read_spec(SPEC))[0]
 TRIALS = set[tuple[str, str]]

@@ -19,7 +19,8 @@ from tests.sweeps.test_plan import NANO_FACTS, PAQ_FACTS
 from tests.sweeps.test_search import run_alone, run_wildly, tried
 from trainer.flops import booked_flops_per_token, num_tokens
 from trainer.ladder import SHAPES, parameter_counts
-from trainer.trial import Freeze, Full, Lora, TrialSpec, TrialState
+from trainer.result import TrialState
+from trainer.trial import Freeze, Full, Lora, TrialSpec
 
 SPEC = """\
 name: wide

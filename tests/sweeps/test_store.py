@@ -25,7 +25,8 @@ from sweeps.search import Finished
 from sweeps.spec import read_spec
 from sweeps.store import COLUMNS, Store, StoreError
 from tests.sweeps.examples import SPEC, edited, result_of, studies_of, trial_spec
-from trainer.trial import Bias, Freeze, Full, Lora, Placement, TrialState
+from trainer.result import TrialState
+from trainer.trial import Bias, Freeze, Full, Lora, Placement
 
 PREPARED = json.dumps({"manifest": {"hash": "0123456789abcdef"}})
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ from sweeps.spec import read_spec
 from sweeps.store import Store
 from sweeps.weights import best_trials, drop_worse_weights, find_trial
 from tests.sweeps.examples import SPEC, result_of, trial_spec
-from trainer.trial import Bias, Full, TrialResult, TrialState
+from trainer.result import TrialResult, TrialState
+from trainer.trial import Bias, Full
 
 
 @pytest.fixture

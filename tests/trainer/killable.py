@@ -9,7 +9,8 @@ import json
 import sys
 
 from trainer.loop import train
-from trainer.trial import CurvePoint, Placement, TrialFiles, TrialSpec
+from trainer.result import CurvePoint
+from trainer.trial import Placement, TrialFiles, TrialSpec
 
 
 def report(point: CurvePoint) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from tests.trainer.trials import METHODS, files, ignore, make_world, outcome, spec_of
 from trainer.loop import train
-from trainer.trial import CurvePoint, Evaluation, Full, Lora, Method, Placement, Stopped, TrialSpec
+from trainer.result import CurvePoint
+from trainer.trial import Evaluation, Full, Lora, Method, Placement, Stopped, TrialSpec
 
 # Every gang starts two to four processes that load torch, some of them DeepSpeed too.
 pytestmark = pytest.mark.timeout(900)

@@ -13,7 +13,8 @@ import pytest
 
 from tests.trainer.trials import METHODS, files, make_world, spec_of
 from trainer.loop import train
-from trainer.trial import CurvePoint, Method, Placement, Stopped
+from trainer.result import CurvePoint
+from trainer.trial import Method, Placement, Stopped
 
 GOLDEN = Path(__file__).parent / "golden.json"
 NUM_STEPS = 20

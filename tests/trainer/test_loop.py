@@ -26,17 +26,8 @@ from trainer.data import TokenSplit, open_split
 from trainer.flops import booked_flops_per_token
 from trainer.loop import learning_rate_at, train
 from trainer.order import Mixture, pair_order
-from trainer.trial import (
-    CurvePoint,
-    Evaluation,
-    Full,
-    Lora,
-    Method,
-    Placement,
-    Stopped,
-    TrialResult,
-    TrialState,
-)
+from trainer.result import CurvePoint, TrialResult, TrialState
+from trainer.trial import Evaluation, Full, Lora, Method, Placement, Stopped
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import pytest
 from sweeps.columns import from_row, to_row
 from tests.trainer.trials import NUM_STEPS, files, ignore, make_world, outcome, spec_of
 from trainer.loop import train
-from trainer.trial import Check, CurvePoint, Full, Lora, Placement, Stopped, TrialResult, TrialSpec, TrialState
+from trainer.result import CurvePoint, TrialResult, TrialState
+from trainer.trial import Check, Full, Lora, Placement, Stopped, TrialSpec
 
 METHODS = [Full(), Lora(rank=2, alpha=4.0)]
 # Of 30 steps, the first check comes too early to be made.

@@ -11,19 +11,8 @@ from tests.trainer.tiny import random_texts, tiny_decoder, write_split
 from trainer.anatomy import measure_shape
 from trainer.flops import booked_flops_per_token
 from trainer.ladder import parameter_counts
-from trainer.trial import (
-    Bias,
-    CurvePoint,
-    Evaluation,
-    Freeze,
-    Full,
-    Hyperparameters,
-    Lora,
-    Method,
-    TrialFiles,
-    TrialResult,
-    TrialSpec,
-)
+from trainer.result import CurvePoint, TrialResult
+from trainer.trial import Bias, Evaluation, Freeze, Full, Hyperparameters, Lora, Method, TrialFiles, TrialSpec
 
 METHODS: list[Method] = [Full(), Freeze(active_fraction=0.5), Bias(), Lora(rank=2, alpha=4.0)]
 NUM_STEPS = 30
