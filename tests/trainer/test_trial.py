@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trainer.trial import (
     METHODS,
     Bias,
+    Check,
     Evaluation,
     Freeze,
     Full,
@@ -76,6 +77,7 @@ def test_every_field_of_the_spec_is_part_of_its_identity() -> None:
         "data": "fedcba9876543210",
         "seed": 1,
         "number": 4,
+        "checks": (Check(share=0.5, above=None),),
     }
     assert set(changed) == {field.name for field in fields(TrialSpec)}
     names = {replace(SPEC, **{field: value}).trial_id for field, value in changed.items()}
