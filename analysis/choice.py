@@ -85,6 +85,11 @@ def trainable(shapes: Sequence[ModelShape], method: Method) -> list[ModelShape]:
     return kept
 
 
+def nearest(shapes: Sequence[ModelShape], num_params: float) -> ModelShape:
+    """The shape whose size is the nearest, in log."""
+    return min(shapes, key=lambda shape: abs(math.log(shape.num_params_non_embedding / num_params)))
+
+
 def choices(
     frontier: Frontier, budget_flops: float, shapes: Sequence[ModelShape], fits: Fits = lambda method, shape: True
 ) -> list[Choice]:

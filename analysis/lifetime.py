@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from analysis import wording
+from analysis.cautions import MAX_EXTRAPOLATION
 from analysis.choice import trainable
 from analysis.expect import loss_over
 from analysis.frontier import Frontier
 from analysis.hardware import Hardware, amount
-from analysis.recommend import MAX_EXTRAPOLATION, Recommendation
+from analysis.recommend import Recommendation
 from trainer.flops import forward_flops
 from trainer.ladder import ModelShape
 from trainer.trial import Full

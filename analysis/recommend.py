@@ -18,19 +18,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis import wording
-from analysis.choice import Alternative, Choice, Fits, alternatives, choices, rank, trainable
+from analysis.cautions import cautions
+from analysis.choice import Alternative, Choice, alternatives, choices, nearest, rank, trainable
 from analysis.constraints import FAR_FROM_OPTIMUM, Bite, Constraints, data_bites, ladder_bites, memory_bites
 from analysis.fit import Interval
 from analysis.frontier import Frontier, MethodFrontier, Ranking
 from analysis.hardware import Hardware
+from analysis.limits import fits_under, limit_bites, load_of, nothing_fits
 from analysis.profile import Point, Profile
 from trainer.flops import num_tokens
 from trainer.ladder import ModelShape, parameter_counts
-from trainer.memory import StepLoad
 from trainer.trial import Hyperparameters, Method
-
-MAX_EXTRAPOLATION = 4.0
-CLEAR = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,7 +174,7 @@ def recommend(
         raise ValueError("trials: none is complete, so nothing can be recommended; let the sweep finish some first")
     constraints = constraints or Constraints()
     allowed = constraints.allowed(shapes)
-    fits = _fits(constraints, tokens_per_pair)
+    fits = fits_under(constraints, tokens_per_pair)
     found = choices(frontier, budget_flops, allowed, fits)
     ranking = rank(budget_flops, found) if found else _ranking_without_models(frontier, budget_flops)
     method = frontier.method(ranking.standings[0].method)
@@ -186,8 +184,8 @@ def recommend(
     wanted = size or profile.best.num_params
     shapes_that_fit = [one for one in trainable(allowed, method.method) if fits(method, one)]
     if not shapes_that_fit:
-        raise ValueError(_nothing_fits(constraints, method))
-    shape = found[0].shape if found else _nearest(shapes_that_fit, wanted)
+        raise ValueError(nothing_fits(constraints, method))
+    shape = found[0].shape if found else nearest(shapes_that_fit, wanted)
     loss, loss_interval = _expected_loss(found, here, ranking, _distance(shape.num_params_non_embedding, wanted))
     point = min(profile.points, key=lambda point: _distance(point.num_params, shape.num_params_non_embedding))
     tokens = num_tokens(budget_flops, parameter_counts(shape, method.method), method.method)
@@ -232,18 +230,12 @@ def _minded(
 ) -> Recommendation:
     """The draft with the limits that it runs into and what to mind."""
     bites = (
-        *_constraint_bites(frontier, draft, shapes, constraints, tokens_per_pair),
+        *limit_bites(frontier, draft, shapes, constraints, tokens_per_pair),
         *ladder_bites(shape, draft.optimal_num_params, constraints.allowed(shapes)),
         *data_bites(draft.epochs, max(point.epochs for one in method.profiles for point in one.points)),
-        *memory_bites(_load(method, shape, tokens_per_pair), constraints),
+        *memory_bites(load_of(method, shape, tokens_per_pair), constraints),
     )
-    cautions = (
-        *_budget_cautions(draft, method, profile),
-        *_size_cautions(draft, profile, bites),
-        *(bite.sentence for bite in bites),
-        *_left_out_cautions(frontier, found),
-    )
-    return replace(draft, bites=bites, cautions=cautions)
+    return replace(draft, bites=bites, cautions=cautions(draft, frontier, method, profile, found, bites))
 
 
 def _epochs(epochs: float) -> str:
@@ -282,10 +274,6 @@ def _ranking_without_models(frontier: Frontier, budget_flops: int) -> Ranking:
     return min(frontier.rankings, key=lambda measured: _distance(measured.budget_flops, budget_flops))
 
 
-def _nearest(shapes: Sequence[ModelShape], num_params: float) -> ModelShape:
-    return min(shapes, key=lambda shape: _distance(shape.num_params_non_embedding, num_params))
-
-
 def _expected_loss(
     found: Sequence[Choice], here: Profile | None, ranking: Ranking, off: float
 ) -> tuple[float | None, Interval | None]:
@@ -311,102 +299,6 @@ def _hyperparameters(point: Point, shape: ModelShape, shapes: Sequence[ModelShap
         return ours
     ratio = shape.pretraining_learning_rate / source.pretraining_learning_rate
     return replace(ours, learning_rate=ours.learning_rate * ratio)
-
-
-def _budget_cautions(draft: Recommendation, method: MethodFrontier, profile: Profile) -> list[str]:
-    cautions = []
-    low, high = draft.measured_budgets_flops
-    if not draft.inside:
-        above = draft.budget_flops > high
-        outside = (
-            f"this budget is {wording.times(draft.extrapolation)} times {'above' if above else 'below'} the "
-            f"{'largest' if above else 'smallest'} measured one ({wording.flops(high if above else low)})"
-        )
-        if draft.extrapolation > MAX_EXTRAPOLATION:
-            cautions.append(
-                f"WARNING: {outside}. Beyond {MAX_EXTRAPOLATION:g} times this is a guess and every interval is "
-                "too narrow: measure a budget in between."
-            )
-        else:
-            cautions.append(f"Mind: {outside}, so this is an extrapolation.")
-    if method.loss_law is None:
-        cautions.append(
-            f"No law over budgets could be fitted: this is the best of what was measured at "
-            f"{wording.flops(profile.budget_flops)}."
-        )
-    if draft.probability_best < CLEAR:
-        cautions.append("The best method is not clear: the runner-up may be as good, so let cost or memory decide.")
-    return cautions
-
-
-def _size_cautions(draft: Recommendation, profile: Profile, bites: Sequence[Bite]) -> list[str]:
-    if draft.optimal_num_params is None:
-        return [
-            f"The best size for this budget is not known: the model is the best of {len(profile.points)} measured with "
-            f"{draft.method.label} at {wording.flops(profile.budget_flops)}."
-        ]
-    ratio = draft.num_params / draft.optimal_num_params
-    at_the_end = any(bite.kind in ("largest_model", "smallest_model") for bite in bites)
-    if at_the_end or max(ratio, 1 / ratio) <= FAR_FROM_OPTIMUM:
-        return []
-    return [
-        f"The optimal size is {wording.count(draft.optimal_num_params)} non-embedding parameters; the nearest model "
-        f"that may be chosen is {wording.times(max(ratio, 1 / ratio))} times {'larger' if ratio > 1 else 'smaller'}."
-    ]
-
-
-def _left_out_cautions(frontier: Frontier, found: Sequence[Choice]) -> list[str]:
-    """Methods with a law that are not ranked, since no model is near their optimal size."""
-    ranked = {choice.method.label for choice in found}
-    out = [m.label for m in frontier.methods if m.loss_law is not None and m.label not in ranked]
-    if not ranked or not out:
-        return []
-    return [f"Not compared, since no model that may be chosen is near the optimal size: {wording.listing(out)}."]
-
-
-def _load(method: MethodFrontier, shape: ModelShape, tokens_per_pair: float) -> StepLoad:
-    """A step of the batch that the method's largest budget was trained with."""
-    largest = max(method.profiles, key=lambda profile: profile.budget_flops)
-    batch_size = largest.best.spec.hyperparameters.batch_size
-    tokens = math.ceil(batch_size * tokens_per_pair)
-    return StepLoad(shape=shape, method=method.method, batch_size=batch_size, tokens=tokens)
-
-
-def _fits(constraints: Constraints, tokens_per_pair: float) -> Fits:
-    return lambda method, shape: constraints.holds(_load(method, shape, tokens_per_pair))
-
-
-def _nothing_fits(constraints: Constraints, method: MethodFrontier) -> str:
-    assert constraints.hardware is not None
-    return (
-        f"--gpus {constraints.num_gpus} of {constraints.hardware.device} hold no model's training step by "
-        f"{method.label}: allow more of them, or a device with more memory"
-    )
-
-
-def _constraint_bites(
-    frontier: Frontier,
-    draft: Recommendation,
-    shapes: Sequence[ModelShape],
-    constraints: Constraints,
-    tokens_per_pair: float,
-) -> list[Bite]:
-    """The limits that the model breaks which would be chosen without them, and what they cost."""
-    free = choices(frontier, draft.budget_flops, shapes)
-    wanted = free[0].shape if free else _nearest(shapes, draft.optimal_num_params or draft.num_params)
-    broken = list(constraints.broken_by(wanted))
-    if free and not constraints.holds(_load(free[0].method, wanted, tokens_per_pair)):
-        says = f"a step of it does not fit the memory of {constraints.num_gpus} such devices"
-        broken.append(Bite(kind="memory", sentence=says))
-    return [
-        replace(
-            bite,
-            sentence=f"Without this limit it would be {wanted.name}"
-            f"{f' by {free[0].method.label}' if free else ''}, but {bite.sentence}"
-            + (f": that costs {draft.loss - free[0].loss:.3f} of loss." if free and draft.loss is not None else "."),
-        )
-        for bite in broken
-    ]
 
 
 def _to_list(interval: Interval | None) -> list[float | None] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import wording
+from analysis.cautions import MAX_EXTRAPOLATION
 from analysis.choice_figures import Served, draw_exponents, draw_lifetime, draw_regions
 from analysis.conventions import Reading, readings
 from analysis.data_figures import drawings_of
@@ -31,7 +32,7 @@ from analysis.law_figures import Comparison, draw_comparisons, draw_noise, draw_
 from analysis.link import Link, fit_links, link_of
 from analysis.link_figure import draw_links
 from analysis.page import write_json, write_page
-from analysis.recommend import MAX_EXTRAPOLATION, Recommendation, describe
+from analysis.recommend import Recommendation, describe
 from analysis.report_tables import (
     failures,
     law_table,
