@@ -20,6 +20,7 @@ from sweeps.data import DataSpec, data_spec
 from sweeps.overrides import overridden
 from sweeps.sentences import nearest
 from sweeps.space import Choices, Fixed, Range, Searched, Space, Unit, Value, dimension_fields
+from sweeps.space_fields import DimensionFields, LearningRateFields, SpaceFields
 from trainer.ladder import LADDERS
 from trainer.trial import Dtype, Evaluation, Hyperparameters, Method, Pooling, method_from
 
@@ -347,7 +348,7 @@ def _method_spec(entry: Any, fields: border.SpecFields) -> MethodSpec:
     if entry.search:
         space = _space(space, entry.search)
     given = dict(getattr(entry, kind))
-    searched = {name: value for name, value in given.items() if isinstance(value, (list, border.DimensionFields))}
+    searched = {name: value for name, value in given.items() if isinstance(value, (list, DimensionFields))}
     settings: dict[str, Any] = {name: _dimension(name, value) for name, value in searched.items()}
     smallest, largest = (method_from(kind, **border.ends(given, pick)) for pick in (min, max))
     return MethodSpec(
@@ -359,16 +360,16 @@ def _method_spec(entry: Any, fields: border.SpecFields) -> MethodSpec:
     )
 
 
-def _space(base: Space, own: border.SpaceFields) -> Space:
-    given = {name: getattr(own, name) for name in border.SpaceFields.model_fields}
+def _space(base: Space, own: SpaceFields) -> Space:
+    given = {name: getattr(own, name) for name in SpaceFields.model_fields}
     dimensions: dict[str, Any] = {name: _dimension(name, d) for name, d in given.items() if d is not None}
     return replace(base, **dimensions)
 
 
-def _dimension(name: str, fields: border.DimensionFields | list[Value]) -> Fixed | Searched:
+def _dimension(name: str, fields: DimensionFields | list[Value]) -> Fixed | Searched:
     if isinstance(fields, list):
         return Choices(values=tuple(fields))
-    of: Unit = fields.of if isinstance(fields, border.LearningRateFields) else "absolute"
+    of: Unit = fields.of if isinstance(fields, LearningRateFields) else "absolute"
     if fields.value is not None:
         return Fixed(value=fields.value, of=of)
     assert fields.low is not None and fields.high is not None
@@ -377,8 +378,4 @@ def _dimension(name: str, fields: border.DimensionFields | list[Value]) -> Fixed
 
 def _space_fields(space: Space) -> dict[str, Any]:
     """Of the space what stands under ``search``: the method's own settings stand beside its name."""
-    return {
-        name: dimension_fields(name, d)
-        for name, d in space.dimensions.items()
-        if name in border.SpaceFields.model_fields
-    }
+    return {name: dimension_fields(name, d) for name, d in space.dimensions.items() if name in SpaceFields.model_fields}

@@ -21,12 +21,8 @@ and no lock is needed. Never knows Ray, Optuna, the trainer's inside or what the
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import shutil
-import string
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,7 +30,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sweeps.columns import (
     COLUMNS,
@@ -48,27 +43,31 @@ from sweeps.columns import (
 )
 from sweeps.compact import Compact, once, strings
 from sweeps.extension import obstacle
-from sweeps.remote import RemotePath, place
+from sweeps.files import (
+    Root,
+    StoreError,
+    read_row,
+    read_table_of,
+    remove,
+    safe_name,
+    stamp_of,
+    to_parquet,
+    try_row,
+    write_whole,
+)
+from sweeps.remote import place
 from sweeps.spec import SweepSpec, read_spec
 from trainer.result import TrialResult, TrialState
-from trainer.trial import TrialSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Root = Path | RemotePath
-
 __all__ = ["COLUMNS", "Root", "Store", "StoreError", "columns_markdown"]
 
-_ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
 _READERS = 8
 _WORTH_COMPACTING = 64
 _BATCH = 1024
 _COMPACT_SCHEMA = SCHEMA.append(pa.field("stamp", pa.string(), nullable=False))
-
-
-class StoreError(ValueError):
-    """The store cannot be read or written as asked. The message says which file and what a person can do."""
 
 
 class Store:
@@ -76,7 +75,7 @@ class Store:
 
     def __init__(self, root: Root | str) -> None:
         self.root = place(root)
-        self._compact = Compact(self.root / "compact", _COMPACT_SCHEMA, self._write)
+        self._compact = Compact(self.root / "compact", _COMPACT_SCHEMA, write_whole)
 
     @classmethod
     def create(cls, root: Root | str, spec: SweepSpec, prepared: str) -> Store:
@@ -94,9 +93,9 @@ class Store:
         else:
             store._refuse_other_files()
         if is_new:
-            store._write(store.root / "sweep.yaml", spec.to_yaml().encode())
+            write_whole(store.root / "sweep.yaml", spec.to_yaml().encode())
         if is_new or not store.trial_ids():
-            store._write(store.root / "prepared.json", prepared.encode())
+            write_whole(store.root / "prepared.json", prepared.encode())
         return store
 
     @classmethod
@@ -132,7 +131,7 @@ class Store:
 
     def write_note(self, text: str) -> None:
         """Leave what a driver says of itself: nothing depends on it."""
-        self._write(self.root / ".progress.json", text.encode())
+        write_whole(self.root / ".progress.json", text.encode())
 
     def read_note(self) -> str | None:
         """What the last driver said; ``None`` where it said nothing."""
@@ -157,17 +156,17 @@ class Store:
         trial_id = result.spec.trial_id
         if result.state is TrialState.FAILED and self.has(trial_id):
             return
-        self._write(self._file("curves", trial_id), _parquet(to_curve(result)))
-        self._write(self._file("trials", trial_id), _parquet(to_row(result)))
+        write_whole(self._file("curves", trial_id), to_parquet(to_curve(result)))
+        write_whole(self._file("trials", trial_id), to_parquet(to_row(result)))
 
     def read_trial(self, trial_id: str) -> TrialResult:
         """How a trial ended, without its curve. Raises ``StoreError`` where its row is missing or broken."""
-        [row] = _read_row(self._file("trials", trial_id)).to_pylist()
+        [row] = read_row(self._file("trials", trial_id)).to_pylist()
         return from_row(row)
 
     def contradictions(self, trial_id: str) -> tuple[str, ...]:
         """Columns of a trial's row that do not follow from its spec: somebody has changed the file."""
-        [row] = _read_row(self._file("trials", trial_id)).to_pylist()
+        [row] = read_row(self._file("trials", trial_id)).to_pylist()
         return contradictions(row)
 
     def read_trials(self, *, strict: bool = True) -> pd.DataFrame:
@@ -204,7 +203,7 @@ class Store:
     def _read_rows(self, trial_ids: Sequence[str]) -> tuple[pa.Table, list[StoreError]]:
         """These rows from their own files, copied into a compact one where that is worth it."""
         with ThreadPoolExecutor(_READERS) as pool:
-            outcomes = list(pool.map(_try_row, [self._file("trials", trial_id) for trial_id in trial_ids]))
+            outcomes = list(pool.map(try_row, [self._file("trials", trial_id) for trial_id in trial_ids]))
         # One row is 60 columns of one value each: a thousand such tables take as much memory as a million rows.
         tables = [
             pa.Table.from_batches([], SCHEMA),
@@ -219,7 +218,7 @@ class Store:
 
     def read_curve(self, trial_id: str) -> pd.DataFrame:
         """The points of a trial's curve. Raises ``StoreError`` where they are missing or broken."""
-        curve: pd.DataFrame = _read_table(self._file("curves", trial_id), CURVE_SCHEMA).to_pandas()
+        curve: pd.DataFrame = read_table_of(self._file("curves", trial_id), CURVE_SCHEMA).to_pandas()
         return curve
 
     def read_unrecorded(self) -> dict[str, float]:
@@ -230,35 +229,35 @@ class Store:
 
     def write_unrecorded(self, device_seconds: Mapping[str, float]) -> None:
         """Raises ``StoreError`` where there is no room or no permission."""
-        self._write(self.root / "unrecorded.json", json.dumps(dict(device_seconds)).encode())
+        write_whole(self.root / "unrecorded.json", json.dumps(dict(device_seconds)).encode())
 
     def put(self, shelf: str, trial_id: str, name: str, table: pa.Table) -> None:
         """Keep a table beside a trial's row, as ``<shelf>/<trial_id>/<name>.parquet``.
 
         Raises ``StoreError`` where there is no room or no permission.
         """
-        self._write(self.root / shelf / _safe(trial_id) / f"{_safe(name)}.parquet", _parquet(table))
+        write_whole(self.root / shelf / safe_name(trial_id) / f"{safe_name(name)}.parquet", to_parquet(table))
 
     def get(self, shelf: str, trial_id: str, name: str, schema: pa.Schema) -> pa.Table:
         """What ``put`` kept. Raises ``StoreError`` where it is missing, broken, or has other columns than these."""
-        path = self.root / shelf / _safe(trial_id) / f"{_safe(name)}.parquet"
-        return _read_table(path, schema, again="delete this file and ask for it again; nothing else is lost")
+        path = self.root / shelf / safe_name(trial_id) / f"{safe_name(name)}.parquet"
+        return read_table_of(path, schema, again="delete this file and ask for it again; nothing else is lost")
 
     def checkpoints(self, trial_id: str) -> Root:
         """The folder for a trial's checkpoints; it need not exist."""
-        return self.root / "checkpoints" / _safe(trial_id)
+        return self.root / "checkpoints" / safe_name(trial_id)
 
     def remove_checkpoints(self, trial_id: str) -> None:
         """What a recorded trial no longer needs; nothing happens where there is nothing."""
-        _remove(self.checkpoints(trial_id))
+        remove(self.checkpoints(trial_id))
 
     def events(self, trial_id: str) -> Root:
         """The folder for a trial's TensorBoard files; it need not exist."""
-        return self.root / "tensorboard" / _safe(trial_id)
+        return self.root / "tensorboard" / safe_name(trial_id)
 
     def weights(self, trial_id: str) -> Root:
         """The folder for what a trial has trained; it need not exist."""
-        return self.root / "weights" / _safe(trial_id)
+        return self.root / "weights" / safe_name(trial_id)
 
     def trials_with_weights(self) -> frozenset[str]:
         """The trials whose weights are there, recorded or not."""
@@ -269,10 +268,10 @@ class Store:
 
     def remove_weights(self, trial_id: str) -> None:
         """Nothing happens where there is nothing, or where another process removes the same."""
-        _remove(self.weights(trial_id))
+        remove(self.weights(trial_id))
 
     def _file(self, kind: str, trial_id: str) -> Root:
-        return self.root / kind / f"{_safe(trial_id)}.parquet"
+        return self.root / kind / f"{safe_name(trial_id)}.parquet"
 
     def _row_ids(self) -> list[str]:
         """Temporary and foreign files are passed over: only names that a trial can have are read."""
@@ -302,13 +301,13 @@ class Store:
         failed = pc.is_in(copies["state"], value_set=strings([TrialState.FAILED]))
         if pc.any(failed).as_py():
             pairs = copies.filter(failed).select(["trial_id", "stamp"]).to_pylist()
-            stale = [p["stamp"] for p in pairs if p["stamp"] != _stamp(self._file("trials", p["trial_id"]))]
+            stale = [p["stamp"] for p in pairs if p["stamp"] != stamp_of(self._file("trials", p["trial_id"]))]
             copies = copies.filter(pc.invert(pc.is_in(copies["stamp"], value_set=strings(stale))))
         return once(copies)
 
     def _stamped(self, rows: pa.Table) -> pa.Table:
         pairs = zip(rows["trial_id"].to_pylist(), rows["state"].to_pylist(), strict=True)
-        stamps = [_stamp(self._file("trials", i)) if state == TrialState.FAILED else "" for i, state in pairs]
+        stamps = [stamp_of(self._file("trials", i)) if state == TrialState.FAILED else "" for i, state in pairs]
         return rows.append_column(_COMPACT_SCHEMA.field("stamp"), strings(stamps))
 
     def _has_sweep(self) -> bool:
@@ -335,126 +334,3 @@ class Store:
                 f"store {str(self.root)!r} holds another sweep: {field} is {ours!r} in this spec and {theirs!r} there; "
                 "give this spec another name or another --store"
             )
-
-    def _write(self, path: Root, content: bytes) -> None:
-        if isinstance(path, RemotePath):
-            try:
-                path.write_bytes(content)
-            except OSError as error:
-                raise StoreError(f"{path} cannot be written ({error.strerror}): {_mend(error)}") from error
-            return
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise StoreError(f"{path} cannot be written ({error.strerror}): {_mend(error)}") from error
-
-
-def _mend(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "make room and launch again; what was recorded is kept and unfinished trials go on"
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return "a file stands where the store needs a folder, so give another --store"
-    if error.errno == errno.EIO:
-        return "launch again when the storage is there; what was recorded is kept and unfinished trials go on"
-    return "check its permissions, or give another --store"
-
-
-def _remove(folder: Root) -> None:
-    """Nothing happens where there is nothing."""
-    if isinstance(folder, Path):
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            folder.remove_tree()
-
-
-def _flush_folder(folder: Path) -> None:
-    """A rename survives a power cut once its folder is flushed."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _safe(trial_id: str) -> str:
-    """The id, once it is sure to be the name of one file in one folder."""
-    if not trial_id or trial_id.startswith(".") or not _ID_CHARACTERS.issuperset(trial_id):
-        raise StoreError(f"trial id {trial_id!r} is none: give one as `isoflop status` shows it")
-    return trial_id
-
-
-def _parquet(table: pa.Table) -> bytes:
-    """A row is one value in each of 60 columns: with dictionaries, statistics and a second schema, the file would be
-    three times as large and slow to read."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, use_dictionary=False, write_statistics=False, compression="none", store_schema=False)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-_AGAIN = "delete this file and its trial is run again; nothing else is lost"
-
-
-def _read_table(path: Root, schema: pa.Schema, again: str = _AGAIN) -> pa.Table:
-    try:
-        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path} does not exist: give the id of a trial that has ended") from error
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error}): {again}") from error
-    except pa.ArrowException as error:
-        raise StoreError(f"{path} is not a whole Parquet file: {again}") from error
-    table = _with_later_columns(table, schema)
-    if not table.schema.equals(schema):
-        strange = sorted(set(schema.names) ^ set(table.schema.names)) or ["a type"]
-        raise StoreError(f"{path} does not have this version's columns ({', '.join(strange[:3])} differ): {again}")
-    return table
-
-
-def _with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns that may be absent, empty where a row was written before there were such columns."""
-    for number, field in enumerate(schema):
-        if field.nullable and field.name not in table.schema.names and number <= table.num_columns:
-            table = table.add_column(number, field, pa.nulls(len(table), field.type))
-    return table
-
-
-def _read_row(path: Root) -> pa.Table:
-    table = _read_table(path, SCHEMA)
-    if len(table) != 1:
-        raise StoreError(f"{path} has {len(table)} rows instead of one: {_AGAIN}")
-    try:
-        trial_id = TrialSpec.from_json(table["spec"][0].as_py()).trial_id
-    except ValueError as error:
-        raise StoreError(f"{path} holds a trial spec that cannot be read: {_AGAIN}") from error
-    if not trial_id == table["trial_id"][0].as_py() == path.stem:
-        raise StoreError(f"{path} holds another trial, {trial_id}: {_AGAIN}")
-    return table
-
-
-def _stamp(path: Root) -> str:
-    """Changes whenever the file is written, and is not that of another file."""
-    if isinstance(path, RemotePath):
-        return f"{path.stem}-{path.stamp}"
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return "gone"
-    return f"{path.stem}-{status.st_mtime_ns}-{status.st_size}"
-
-
-def _try_row(path: Root) -> pa.Table | StoreError:
-    try:
-        return _read_row(path)
-    except StoreError as error:
-        return error
