@@ -12,13 +12,11 @@ import math
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ray import tune
@@ -36,6 +34,7 @@ from cluster.nodes import alive, machines, remove_leftovers
 from cluster.placement import size_of
 from cluster.progress import Reached, Report, SweepProgress, Tracker
 from cluster.share import Share
+from cluster.stopper import Stopper
 from cluster.trackers import check_trackers
 from cluster.turns import Turns
 from sweeps.agenda import Agenda
@@ -164,7 +163,7 @@ class _Search(Searcher):  # type: ignore[misc]  # Ray ships no types
         loads = {study.key: load_of(study, prepared) for study in studies}
         self._fleet = Fleet(loads, resources, machines, resumed=len(rows) > 0)
         self.tracker = Tracker(studies, self._fleet.num_slots)
-        self.stopper = _Stopper()
+        self.stopper = Stopper()
         self._turns = Turns()
         self._deaths = Deaths()
         self._asked: dict[str, tuple[Study, Assignment]] = {}
@@ -359,51 +358,6 @@ class _Withdrawals(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types
             if self._search.is_outdated(trial.trial_id):
                 tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)
-
-
-class _Stopper(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
-    """Ends the Tune run between two of its steps."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-        self.halted = ""
-        """Why no trial can go on, in a sentence."""
-        self.capped = ""
-        """Which cap is reached, in words."""
-
-    def looks_at(self, meter: Meter) -> str:
-        """End the sweep where a cap is reached; which one."""
-        self.capped = self.capped or meter.reached()
-        return self.capped
-
-    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.signal is not None or bool(self.halted or self.capped)
-
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Stop at SIGINT or SIGTERM; a second signal finds the handlers as they were before, and ends at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread alone
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.signal = signal.Signals(number)
-            restore()
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        for number in before:
-            signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            restore()
 
 
 @contextmanager
