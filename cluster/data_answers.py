@@ -98,7 +98,8 @@ def prepare_asked(asked: AskedData, console: Console) -> Prepared:
 def measure_asked(asked: AskedData, console: Console) -> tuple[DataManifest, DataStatistics]:
     """Statistics of the pairs, prepared where they are not, with progress on ``console``; no model is made."""
     from cluster.view import preparing
-    from trainer.prepare import default_cache, prepare_pairs, prepare_tokenizers
+    from trainer.pair_cache import prepare_pairs
+    from trainer.prepare import default_cache, prepare_tokenizers
     from trainer.survey import survey
 
     cache = default_cache()
@@ -113,7 +114,8 @@ def statistics_of(prepared: Prepared) -> DataStatistics | None:
 
     ``None`` where they are many, or where this machine does not have them.
     """
-    from trainer.prepare import default_cache, pairs_of
+    from trainer.pair_cache import pairs_of
+    from trainer.prepare import default_cache
     from trainer.survey import find_statistics, survey
 
     cache, manifest, max_length = default_cache(), prepared.manifest, prepared.statistics.max_length
@@ -136,7 +138,8 @@ def check_asked(asked: AskedData, tasks: Sequence[str], bound: float, console: C
     from cluster.view import preparing
     from trainer import contamination
     from trainer.leakage import measure_leakage
-    from trainer.prepare import default_cache, nano_test_rows, prepare_pairs
+    from trainer.pair_cache import prepare_pairs
+    from trainer.prepare import default_cache, nano_test_rows
     from trainer.tasks import needs_nano, task_names
 
     if not 0 <= bound <= 1:

@@ -16,28 +16,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
-from trainer import corpus, nano, sources
-from trainer.cache import build_once, hash_files, locked, slug, write_atomically
-from trainer.data import MANIFEST, TOKENS, DataManifest, DataSource, Origin, Pair, Report, TokenStatistics
+from trainer import nano
+from trainer.cache import build_once, hash_files, slug, write_atomically
+from trainer.data import TOKENS, DataManifest, DataSource, Report, TokenStatistics
 from trainer.ladder import LADDERS, ModelShape
-from trainer.splits import normalised
+from trainer.pair_cache import NANO, artefact, data_folder, find_manifest, manifest_folder, packages_of, prepare_data
 
 if TYPE_CHECKING:
     from trainer.nano_rows import NanoRows
-    from trainer.pairs import Reading
 
-NANO = "nano"
 NANO_MODELS = frozenset(shape.name for shape in LADDERS[NANO])
-_LAYOUT = 2
-"""Raise it when what is written below changes its form: old artefacts are then left alone and new ones made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +119,7 @@ def prepare(source: DataSource, models: Sequence[str], *, max_length: int, cache
     own = [name for name in models if name in NANO_MODELS]
     if own:
         _check_length(max_length, own[0], nano.CONTEXT)
-    manifest = _prepare_data(source, cache, report)
+    manifest = prepare_data(source, cache, report)
     # What may be misspelled comes before what takes minutes.
     for name in sorted(set(models) - NANO_MODELS):
         _check_length(max_length, name, _prepare_model(name, source, cache, report).longest)
@@ -132,7 +127,7 @@ def prepare(source: DataSource, models: Sequence[str], *, max_length: int, cache
         _prepare_nano(_nano_source(source), own, cache, report)
     for name in models:
         record = _prepare_model(name, source, cache, report)
-        _prepare_tokens(record, name, _data_folder(source, cache), manifest, max_length, cache, report)
+        _prepare_tokens(record, name, data_folder(source, cache), manifest, max_length, cache, report)
     prepared = find(source, models, max_length=max_length, cache=cache)
     assert prepared is not None, "what was prepared a moment ago is gone from the cache"
     return prepared
@@ -150,7 +145,7 @@ def is_there(prepared: Prepared) -> bool:
 
 def find(source: DataSource, models: Sequence[str], *, max_length: int, cache: Path) -> Prepared | None:
     """What ``prepare`` made, or ``None`` where something is missing. Reads small records only, in milliseconds."""
-    manifest = _find_manifest(source, cache)
+    manifest = find_manifest(source, cache)
     if manifest is None:
         return None
     prepared: dict[str, PreparedModel] = {}
@@ -169,17 +164,6 @@ def find(source: DataSource, models: Sequence[str], *, max_length: int, cache: P
     return Prepared(manifest=manifest, statistics=statistics[0], models=prepared)
 
 
-def prepare_pairs(source: DataSource, cache: Path, report: Report) -> tuple[DataManifest, Path]:
-    """The pairs alone, and the folder of their splits. Raises ``ValueError`` as ``prepare``."""
-    return _prepare_data(source, cache, report), _data_folder(source, cache)
-
-
-def pairs_of(manifest: DataManifest, cache: Path) -> Path | None:
-    """The folder of the splits that ``manifest`` describes, ``None`` where this cache does not have them."""
-    folder = cache / "data" / slug(f"{_LAYOUT} {manifest.fingerprint}")
-    return folder if folder.is_dir() else None
-
-
 def prepare_tokenizers(source: DataSource, models: Sequence[str], cache: Path, report: Report) -> dict[str, Path]:
     """The folder of each model's tokenizer; no weights are loaded or trained. Raises ``ValueError`` as ``prepare``."""
     from trainer.models import download_tokenizer
@@ -189,7 +173,7 @@ def prepare_tokenizers(source: DataSource, models: Sequence[str], cache: Path, r
         _prepare_nano(_nano_source(source), (), cache, report)
     for name in models:
         if name in NANO_MODELS:
-            manifest = _find_manifest(_nano_source(source), cache)
+            manifest = find_manifest(_nano_source(source), cache)
             assert manifest is not None, "the nano corpus was prepared a moment ago"
             folders[name] = _world_folder(manifest, cache) / nano.TOKENIZER
         else:
@@ -212,86 +196,8 @@ def nano_test_rows(manifest: DataManifest, cache: Path, report: Report) -> NanoR
         )
     from trainer.nano_rows import nano_rows
 
-    pairs = cache / "data" / slug(f"{_LAYOUT} {manifest.fingerprint}")
-    return nano_rows(manifest, pairs, _packages(own[0]), cache, report)
-
-
-def _prepare_data(source: DataSource, cache: Path, report: Report) -> DataManifest:
-    folder = _data_folder(source, cache)
-    with _artefact(folder, report):
-        build_once(folder, lambda partial: _write_data(source, cache, partial, report))
-    return DataManifest.from_json((folder / MANIFEST).read_text())
-
-
-def _write_data(source: DataSource, cache: Path, folder: Path, report: Report) -> None:
-    from trainer.pairs import write_pairs
-
-    write_pairs(
-        (_read(origin, source.num_negatives > 0, report) for origin in source.origins),
-        folder,
-        source=source,
-        fingerprint=_source_key(source, cache),
-        report=report,
-    )
-
-
-def _read(origin: Origin, negatives: bool, report: Report) -> Reading:
-    """Open a source. Raises ``ValueError`` where it is missing, or has no hard negatives and they are asked for."""
-    from trainer.pairs import Reading
-
-    if origin.source == NANO:
-        if negatives:
-            raise ValueError("data.num_negatives is above 0, but nano has no hard negatives: set it to 0")
-        read = corpus.build_corpus(
-            _packages(origin), lambda done, total: report("reading installed packages", done, total)
-        )
-        return Reading(
-            origin=origin,
-            # Files of one second-level package repeat each other; they must stand on one side of the split.
-            pairs=(Pair(p.query, p.positive, ".".join(p.module.split(".")[:2])) for p in read.passages),
-            split_rule="by second-level package",
-            dropped=read.dropped,
-            versions=corpus.versions(),
-        )
-    if sources.is_file(origin.source):
-        rows = sources.read_files(sources.existing(origin.source), columns=origin.columns, negatives=negatives)
-    else:
-        report(f"loading {origin.source}", 0, 0)
-        rows = sources.read_hub(origin.source, origin.name, origin.split, columns=origin.columns, negatives=negatives)
-    pairs = (Pair(row.query, row.positive, normalised(row.query), row.negatives) for row in rows)
-    return Reading(origin=origin, pairs=pairs, split_rule="by query")
-
-
-def _find_manifest(source: DataSource, cache: Path) -> DataManifest | None:
-    file = _data_folder(source, cache) / MANIFEST
-    return DataManifest.from_json(file.read_text()) if file.exists() else None
-
-
-def _data_folder(source: DataSource, cache: Path) -> Path:
-    return cache / "data" / slug(f"{_LAYOUT} {_source_key(source, cache)}")
-
-
-def _source_key(source: DataSource, cache: Path) -> str:
-    """Identity of what would be read, and of what is set of its use."""
-    keys = [_origin_key(origin, cache) for origin in source.origins]
-    if len(keys) == 1 and not source.settings:
-        return keys[0]
-    return slug(json.dumps([keys, source.settings]))
-
-
-def _origin_key(origin: Origin, cache: Path) -> str:
-    """Identity of what one source would give: the installed packages, a file's content, or a Hub data set's name."""
-    if origin.source == NANO:
-        return corpus.fingerprint(_packages(origin))
-    columns = list(origin.columns)
-    if sources.is_file(origin.source):
-        content = hash_files(sources.existing(origin.source), cache / "hashes")
-        return slug(json.dumps([content, columns])) if columns else content
-    return slug(json.dumps([origin.source, origin.name, origin.split, *columns]))
-
-
-def _packages(origin: Origin) -> tuple[str, ...]:
-    return tuple(sorted({name.strip() for name in origin.name.split(",")} - {""}))
+    pairs = manifest_folder(manifest, cache)
+    return nano_rows(manifest, pairs, packages_of(own[0]), cache, report)
 
 
 def _nano_source(source: DataSource) -> DataSource:
@@ -302,10 +208,10 @@ def _nano_source(source: DataSource) -> DataSource:
 def _prepare_nano(source: DataSource, models: Sequence[str], cache: Path, report: Report) -> None:
     from trainer.shards import read_texts
 
-    manifest = _prepare_data(source, cache, report)
-    pairs, world = _data_folder(source, cache), _world_folder(manifest, cache)
+    manifest = prepare_data(source, cache, report)
+    pairs, world = data_folder(source, cache), _world_folder(manifest, cache)
     folders = {name: _nano_folder(manifest, name, cache) for name in models}
-    with _artefact(world, report):
+    with artefact(world, report):
         if not world.exists():
             texts = {split: read_texts(pairs, split) for split in ("train", "validation")}
             build_once(
@@ -371,7 +277,7 @@ def _find_model(name: str, source: DataSource, cache: Path) -> _ModelRecord | No
 def _local_folder(name: str, source: DataSource, cache: Path) -> Path | None:
     """Where a model is that does not come from the Hub: a folder, or a nano model's place in the cache."""
     if name in NANO_MODELS:
-        manifest = _find_manifest(_nano_source(source), cache)
+        manifest = find_manifest(_nano_source(source), cache)
         return _nano_folder(manifest, name, cache) if manifest else cache / "nano" / "missing"
     folder = Path(name)
     return folder.resolve() if folder.is_dir() else None
@@ -394,7 +300,7 @@ def _prepare_tokens(
     from trainer.models import load_tokenizer
     from trainer.tokens import write_tokens
 
-    with _artefact(folder, report):
+    with artefact(folder, report):
         build_once(
             folder,
             lambda partial: write_tokens(
@@ -415,11 +321,3 @@ def _check_length(max_length: int, name: str, longest: int) -> None:
 
 def _tokens_folder(cache: Path, manifest: DataManifest, record: _ModelRecord, max_length: int) -> Path:
     return cache / "tokens" / f"{manifest.hash}-{record.tokenizer}-{max_length}"
-
-
-@contextmanager
-def _artefact(folder: Path, report: Report) -> Iterator[None]:
-    """Hold what guards the making of ``folder``."""
-    lock = folder.with_name(f"{folder.name}.lock")
-    with locked(lock, lambda: report("waiting for another process that prepares the same", 0, 0)):
-        yield

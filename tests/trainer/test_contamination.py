@@ -12,7 +12,7 @@ from tests.world import WORDS, make_pairs, write_jsonl
 from trainer import contamination
 from trainer.contamination import measure_contamination, ngrams, problems
 from trainer.data import DataManifest, DataSource
-from trainer.prepare import prepare_pairs
+from trainer.pair_cache import prepare_pairs
 from trainer.shards import read_texts
 from trainer.splits import word_hashes
 

@@ -12,7 +12,7 @@ from tests.world import make_pairs, write_jsonl
 from trainer import pairs as preparation
 from trainer.data import DataManifest, DataSource
 from trainer.leakage import measure_leakage
-from trainer.prepare import prepare_pairs
+from trainer.pair_cache import prepare_pairs
 from trainer.shards import read_texts
 from trainer.splits import SPLITS
 

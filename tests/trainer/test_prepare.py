@@ -288,12 +288,15 @@ def test_bad_input_is_one_sentence_with_its_mend(tmp_path: Path, folder_model: s
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     (tmp_path / "bare").mkdir()
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no pairs")
     cases = [
         (data, folder_model, 129, "max_length is 129, but .*decoder reads at most 128 tokens: lower it"),
         (data, str(tmp_path / "bare"), 16, "bare' has no config.json: give a folder"),
         (str(empty), folder_model, 16, "empty.jsonl' holds no pairs: give a file"),
         (str(tmp_path / "none.jsonl"), folder_model, 16, "none.jsonl' does not exist: give the path"),
-        (str(tmp_path), folder_model, 16, "is not a data file: give a path that ends in .jsonl"),
+        (str(notes), folder_model, 16, "notes.txt' is not a data file: give a path that ends in .jsonl"),
+        (str(tmp_path / "bare"), folder_model, 16, "bare' is a folder without .jsonl"),
     ]
     for source, model, max_length, words in cases:
         with pytest.raises(ValueError, match=words):

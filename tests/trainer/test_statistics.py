@@ -12,7 +12,7 @@ from trainer import census
 from trainer.data import DataManifest, DataSource, Origin
 from trainer.language import guess_languages
 from trainer.licences import stated_licences
-from trainer.prepare import prepare_pairs
+from trainer.pair_cache import prepare_pairs
 from trainer.statistics import DataStatistics, measure
 from trainer.survey import find_statistics, survey
 
