@@ -82,6 +82,7 @@ def write_sweep(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_preset_reads_its_sets_and_says_what_is_in_them(hub: LoopbackHub, tmp_path: Path) -> None:
     spec, home = str(write_sweep(tmp_path)), tmp_path / "home"
     answer = isoflop("data", "stats", spec, "--json", hub_url=hub.url, home=home, cache=tmp_path / "cache")

@@ -78,6 +78,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
         yield running
 
 
+@pytest.mark.slow
 def test_real_tasks_are_checked_online_and_then_from_the_cache(hub: LoopbackHub, tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "model")
     save_decoder(tmp_path / "model")
