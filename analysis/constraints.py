@@ -22,6 +22,8 @@ BiteKind = Literal[
 ]
 SMALLEST_CHUNK_TOKENS = 1024
 FAR_FROM_OPTIMUM = 2.0
+ABOUT_THE_SAME = 1.05
+"""Pairs are foretold from their mean length, so a trial sees the data a little more or less often than foretold."""
 BEYOND_LADDER = FAR_FROM_OPTIMUM**0.5
 """A model twice as large as the last one would then be nearer to the optimum."""
 
@@ -145,7 +147,7 @@ def ladder_bites(shape: ModelShape, optimal_num_params: float | None, allowed: S
 
 def data_bites(epochs: float, most: float) -> list[Bite]:
     """Where data repeat, and more often than the ``most`` of what was measured."""
-    if epochs <= max(1.0, most):
+    if epochs <= ABOUT_THE_SAME * max(1.0, most):
         return []
     says = (
         f"The data would be seen {wording.times(epochs)} times, but at most {wording.times(most)} times in what was "
