@@ -31,6 +31,7 @@ limits: {min_steps: 0, max_epochs: 1e9}
 """
 
 
+@pytest.mark.slow
 def test_an_adaptive_sweep_that_is_killed_has_the_rows_of_one_that_is_not(tmp_path: Path) -> None:
     expected = expected_rows(ADAPTIVE)
     studies = studies_of(read_spec(ADAPTIVE))

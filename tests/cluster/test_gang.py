@@ -48,6 +48,7 @@ def test_two_workers_end_where_one_does(tmp_path: Path) -> None:
     assert not store.checkpoints(expected.spec.trial_id).exists()
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_becomes_the_row_s(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     (world / "model" / "config.json").write_text(json.dumps({"model_type": "nothing"}))

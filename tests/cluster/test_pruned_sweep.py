@@ -48,6 +48,7 @@ def alone() -> dict[str, tuple[str, list[float]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_prunes_the_trials_that_a_quiet_one_prunes(tmp_path: Path) -> None:
     expected = alone()
     states = [state for state, _ in expected.values()]
