@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from sweeps.agenda import Agenda
 from sweeps.search import Finished
 from sweeps.spec import read_spec
