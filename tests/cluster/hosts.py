@@ -134,6 +134,8 @@ class Hosts:
         if worker.power is not None:
             worker.cut_power()
             worker.mend_link()
+            # A node that was cut off a moment ago still counts, and would pass for the one that starts now.
+            self.wait()
         shutil.rmtree(worker.folder)
         worker.folder.mkdir()
         worker.start_ray(
