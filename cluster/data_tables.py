@@ -108,9 +108,12 @@ def _origin_words(origin: Origin) -> str:
     return " ".join(filter(None, (origin.source, origin.name)))
 
 
+def _percentile_words(side: SideStatistics) -> list[str]:
+    return [f"{side.percentiles[p]:.0f}" for p in ("10", "50", "90", "99")]
+
+
 def _length_words(side: SideStatistics) -> list[str]:
-    percentiles = [f"{side.percentiles[p]:.0f}" for p in ("10", "50", "90", "99")]
-    return [f"{side.mean_at_max_length:.1f}", *percentiles, f"{side.truncated_share:.1%}"]
+    return [f"{side.mean_at_max_length:.1f}", *_percentile_words(side), f"{side.truncated_share:.1%}"]
 
 
 def statistics_view(manifest: DataManifest, statistics: DataStatistics) -> RenderableType:
@@ -147,13 +150,12 @@ def statistics_view(manifest: DataManifest, statistics: DataStatistics) -> Rende
                 f"{found.doubtful:.1%}",
             )
         for length in one.lengths:
-            percentiles = [f"{length.percentiles[p]:.0f}" for p in ("10", "50", "90", "99")]
             lengths.add_row(
                 one.name,
                 length.side,
                 length.tokenizer,
                 f"{length.mean:.1f}",
-                *percentiles,
+                *_percentile_words(length),
                 f"{length.truncated_share:.1%}",
             )
         facts.append((f"licences of {one.name}", licence_words(one.licences)))

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.census import take_census
-from trainer.data import SIDES, DataManifest, Origin, Report
+from trainer.data import SIDES, DataManifest, Origin, Report, SideStatistics
 from trainer.language import Languages, guess_languages
 from trainer.licences import stated_licences
 from trainer.splits import NEAR_DUPLICATE
+from trainer.tokens import side_statistics
 
 RECIPE = 1
 """Raise it when a change below changes a number: what was measured before is then measured again."""
@@ -33,20 +34,12 @@ _OF_NEGATIVES = frozenset({"blank negative", "negative equal to its positive", "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lengths:
+class Lengths(SideStatistics):
     """Tokens of the sampled texts of one side for one tokenizer, whole, prefix and special tokens included."""
 
     tokenizer: str
     """The models that have it."""
     side: str
-    mean: float
-    percentiles: dict[str, float]
-    """By percentile: 10, 50, 90, 99."""
-    histogram: dict[str, float]
-    """Share of texts by length, from the length that is the key up to the next key."""
-    mean_at_max_length: float
-    truncated_share: float
-    """Share of texts longer than the maximal length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,16 +185,13 @@ def _drawn_shares(manifest: DataManifest) -> list[float]:
 def _lengths(words: str, side: str, tokenizer: Any, texts: Sequence[str], max_length: int) -> Lengths:
     tokenizer.no_truncation()
     lengths = np.array([len(encoding) for encoding in tokenizer.encode_batch_fast(texts)] or [0])
-    shares, _ = np.histogram(lengths, bins=[*LENGTH_EDGES, np.inf])
-    return Lengths(
-        tokenizer=words,
-        side=side,
-        mean=float(lengths.mean()),
-        percentiles={str(p): float(np.percentile(lengths, p)) for p in (10, 50, 90, 99)},
-        histogram={str(edge): float(share / len(lengths)) for edge, share in zip(LENGTH_EDGES, shares, strict=True)},
+    measured = side_statistics(
+        lengths,
         mean_at_max_length=float(np.minimum(lengths, max_length).mean()),
         truncated_share=_share(lengths > max_length),
+        edges=LENGTH_EDGES,
     )
+    return Lengths(**asdict(measured), tokenizer=words, side=side)
 
 
 def _share(found: NDArray[Any]) -> float:

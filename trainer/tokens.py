@@ -261,19 +261,30 @@ def _statistics(shards: Sequence[_Shard], manifest: DataManifest, max_length: in
     def of(side: str) -> SideStatistics:
         texts, truncated = (sum(fact["counts"][side][what] for fact in facts) for what in ("texts", "truncated"))
         whole = np.array([length for fact in facts for length in fact["whole"][side]] or [0])
-        return _side(whole, a_pair(side, "tokens") / (a_pair(side, "texts") or 1), truncated / max(1, texts))
+        return side_statistics(
+            whole,
+            mean_at_max_length=a_pair(side, "tokens") / (a_pair(side, "texts") or 1),
+            truncated_share=truncated / max(1, texts),
+        )
 
     sides: Mapping[str, SideStatistics] = {side: of(side) for side in shards[0].sides}
     in_negatives = a_pair(NEGATIVE, "tokens") if NEGATIVE in sides else 0.0
     return TokenStatistics(max_length=max_length, negative_tokens_per_pair=in_negatives, **sides)
 
 
-def _side(whole: NDArray[np.int64], mean_at_max_length: float, truncated_share: float) -> SideStatistics:
-    shares, _ = np.histogram(whole, bins=[*_HISTOGRAM_EDGES, np.inf])
+def side_statistics(
+    whole: NDArray[np.int64],
+    *,
+    mean_at_max_length: float,
+    truncated_share: float,
+    edges: Sequence[int] = _HISTOGRAM_EDGES,
+) -> SideStatistics:
+    """What lengths of whole texts, in tokens, come to. ``whole`` has at least one; ``edges`` are the histogram's."""
+    shares, _ = np.histogram(whole, bins=[*edges, np.inf])
     return SideStatistics(
         mean=float(whole.mean()),
         percentiles={str(p): float(np.percentile(whole, p)) for p in (10, 50, 90, 99)},
-        histogram={str(edge): float(share / len(whole)) for edge, share in zip(_HISTOGRAM_EDGES, shares, strict=True)},
+        histogram={str(edge): float(share / len(whole)) for edge, share in zip(edges, shares, strict=True)},
         mean_at_max_length=mean_at_max_length,
         truncated_share=truncated_share,
     )

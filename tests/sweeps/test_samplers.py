@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 
@@ -21,7 +20,6 @@ SPACE = Space(
     learning_rate=Range(low=1e-4, high=1e-1), temperature=Fixed(value=0.05), weight_decay=Range(low=0.01, high=1)
 )
 STUDY = replace(studies_of(read_spec(SPEC))[0], space=SPACE, lag=2)
-needs_cmaes = pytest.mark.skipif(find_spec("cmaes") is None, reason="the package cmaes is not installed")
 
 
 def ended(spec: TrialSpec) -> Finished:
@@ -40,7 +38,7 @@ def rows_of(study: Study, number: int) -> dict[int, Finished]:
     return rows
 
 
-@pytest.mark.parametrize(("sampler", "number"), [pytest.param("cmaes", 20, marks=needs_cmaes), pytest.param("gp", 10)])
+@pytest.mark.parametrize(("sampler", "number"), [("cmaes", 20), ("gp", 10)])
 def test_samplers_that_learn(sampler: Sampler, number: int) -> None:
     """They come near the bottom, 3; asked anew, or with less known, each trial is the same."""
     study = replace(STUDY, sampler=sampler, num_trials=number)
