@@ -225,6 +225,14 @@ def contradictions(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(c.name for c in COLUMNS if c.value(result) != row[c.name])
 
 
+def with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns that may be absent, empty where a row was written before there were such columns."""
+    for number, field in enumerate(schema):
+        if field.nullable and field.name not in table.schema.names and number <= table.num_columns:
+            table = table.add_column(number, field, pa.nulls(len(table), field.type))
+    return table
+
+
 def columns_markdown() -> str:
     """The columns of rows and curves as Markdown tables: the content of ``docs/columns.md``."""
     curve = (

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sweeps.columns import with_later_columns
 from sweeps.remote import RemotePath
 
 Root = Path | RemotePath
@@ -35,16 +36,15 @@ class Compact:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """These columns of all rows that the segments hold; a row can be there twice (``once``)."""
-        tables = [table.read(columns=list(columns), use_threads=False) for _, table in self._segments()]
         empty = pa.Table.from_batches([], pa.schema([self._schema.field(name) for name in columns]))
-        return pa.concat_tables([empty, *(table.select(columns) for table in tables)])
+        return pa.concat_tables([empty, *(self._rows(segment, columns) for _, segment in self._segments())])
 
     def add(self, rows: pa.Table) -> None:
         """Keep copies of these rows, in a segment with those of smaller ones."""
         smaller: list[Root] = []
         for path, segment in sorted(self._segments(), key=lambda found: found[1].metadata.num_rows):
             if segment.metadata.num_rows < GROWTH * len(rows):
-                rows = pa.concat_tables([rows, segment.read(use_threads=False)])
+                rows = pa.concat_tables([rows, self._rows(segment, self._schema.names)])
                 smaller.append(path)
         self._replace(smaller, once(rows))
 
@@ -53,7 +53,7 @@ class Compact:
         for path, segment in self._segments():
             gone = pc.is_in(segment.read(columns=["trial_id"])["trial_id"], value_set=trial_ids)
             if pc.any(gone).as_py():
-                self._replace([path], segment.read(use_threads=False).filter(pc.invert(gone)))
+                self._replace([path], self._rows(segment, self._schema.names).filter(pc.invert(gone)))
 
     def _replace(self, paths: Collection[Root], rows: pa.Table) -> None:
         sink = pa.BufferOutputStream()
@@ -61,6 +61,17 @@ class Compact:
         self._write(self._folder / f"{uuid.uuid4().hex}.parquet", sink.getvalue().to_pybytes())
         for path in paths:
             path.unlink(missing_ok=True)
+
+    def _rows(self, segment: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
+        """These columns, in this order; empty where the segment was written before there were such."""
+        present = [name for name in columns if name in segment.schema_arrow.names]
+        table = segment.read(columns=present, use_threads=False).select(present)
+        return with_later_columns(table, pa.schema([self._schema.field(name) for name in columns]))
+
+    def _can_read(self, written: pa.Schema) -> bool:
+        """Whether a segment has the columns of today, but for those that may be absent."""
+        wanted = [field for field in self._schema if field.name in written.names or not field.nullable]
+        return bool(pa.schema(wanted).equals(written))
 
     def _segments(self) -> Iterator[tuple[Root, pq.ParquetFile]]:
         """What can be read: a segment that was merged away just now, is damaged or of another version is no loss."""
@@ -73,7 +84,7 @@ class Compact:
                 segment = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
             except (OSError, pa.ArrowException):
                 continue
-            if segment.schema_arrow.equals(self._schema):
+            if self._can_read(segment.schema_arrow):
                 yield path, segment
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.columns import SCHEMA
+from sweeps.columns import SCHEMA, with_later_columns
 from sweeps.remote import RemotePath
 from trainer.trial import TrialSpec
 
@@ -108,18 +108,10 @@ def read_table_of(path: Root, schema: pa.Schema, again: str = _AGAIN) -> pa.Tabl
         raise StoreError(f"{path} cannot be read ({error}): {again}") from error
     except pa.ArrowException as error:
         raise StoreError(f"{path} is not a whole Parquet file: {again}") from error
-    table = _with_later_columns(table, schema)
+    table = with_later_columns(table, schema)
     if not table.schema.equals(schema):
         strange = sorted(set(schema.names) ^ set(table.schema.names)) or ["a type"]
         raise StoreError(f"{path} does not have this version's columns ({', '.join(strange[:3])} differ): {again}")
-    return table
-
-
-def _with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns that may be absent, empty where a row was written before there were such columns."""
-    for number, field in enumerate(schema):
-        if field.nullable and field.name not in table.schema.names and number <= table.num_columns:
-            table = table.add_column(number, field, pa.nulls(len(table), field.type))
     return table
 
 

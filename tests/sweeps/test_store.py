@@ -21,6 +21,7 @@ import pytest
 
 from sweeps.agenda import Agenda
 from sweeps.columns import CURVE_SCHEMA, SCHEMA, columns_markdown, to_row
+from sweeps.compact import Compact
 from sweeps.search import Finished
 from sweeps.spec import read_spec
 from sweeps.store import COLUMNS, Store, StoreError
@@ -479,3 +480,32 @@ def test_a_row_of_before_a_column_that_may_be_absent_is_read_with_nothing_in_it(
     pq.write_table(pq.read_table(path).drop_columns(["model"]), path, store_schema=False)
     with pytest.raises(StoreError, match=r"this version's columns \(model differ\)"):
         store.read_trials()
+
+
+def test_copies_from_before_a_column_that_may_be_absent_are_still_read(tmp_path: Path) -> None:
+    """Else a hundred thousand rows would be read one by one after every new column."""
+    today = pa.schema(
+        [
+            pa.field("trial_id", pa.string(), nullable=False),
+            pa.field("later", pa.float64()),
+            pa.field("loss", pa.float64(), nullable=False),
+        ]
+    )
+    before, others = today.remove(1), today.remove(2)
+    write = Path.write_bytes
+
+    def filled(schema: pa.Schema, row: dict[str, object]) -> Compact:
+        tmp_path.mkdir(exist_ok=True)
+        copies = Compact(tmp_path, schema, write)
+        copies.add(pa.Table.from_pylist([row], schema=schema))
+        return copies
+
+    filled(before, {"trial_id": "a", "loss": 1.0})
+    filled(others, {"trial_id": "lacks what every row has", "later": 0.5})
+    found = Compact(tmp_path, today, write)
+    assert found.read(["loss", "later", "trial_id"]).to_pylist() == [{"loss": 1.0, "later": None, "trial_id": "a"}]
+    found.add(pa.Table.from_pylist([{"trial_id": "b", "later": 2.0, "loss": 3.0}], schema=today))
+    assert sorted(found.read(["trial_id", "later"]).to_pylist(), key=lambda row: row["trial_id"]) == [
+        {"trial_id": "a", "later": None},
+        {"trial_id": "b", "later": 2.0},
+    ]
