@@ -536,7 +536,9 @@ from tokenizers import Tokenizer
 from trainer.tokens import write_tokens
 if __name__ == "__main__":
     pairs, tokens, tokenizer = map(Path, sys.argv[1:])
-    report = lambda *progress: print(*progress, flush=True)
+    def report(*progress):
+        print(*progress, flush=True)
+        sys.stdin.readline()
     write_tokens(pairs, tokens, tokenizer=Tokenizer.from_file(str(tokenizer)), max_length=16, progress=report,
                  num_processes=2)
 """
@@ -566,13 +568,15 @@ def test_tokens_are_the_same_bytes_from_one_process_two_and_after_two_kills(
     command = [sys.executable, "-c", ENCODE, str(sharded), str(tokens), str(tmp_path / "tokenizer.json")]
     done_before: dict[str, int] = {}
     for share in (0.2, 0.5):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdin is not None and process.stdout is not None
         for line in process.stdout:
             done, total = map(int, line.split())
             assert done >= sum(done_before.values())
             if done >= share * total:
                 break
+            # It waits for this line after each report, so that it cannot have ended before it is killed.
+            print(file=process.stdin, flush=True)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
