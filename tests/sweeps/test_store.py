@@ -442,6 +442,22 @@ def test_compact_files_that_are_damaged_doubled_or_left_by_a_kill_lose_and_doubl
     assert sorted(store.read_trials()["number"]) == list(range(160))
 
 
+def test_reading_copies_does_not_wait_for_pandas(store: Store) -> None:
+    """It takes as long to load as a status may; Arrow loads it in some functions, and not in others."""
+    recorded(store, range(80))
+    store.read_trials()
+    folder = store.root / "compact"
+    [segment] = folder.iterdir()
+    (folder / "again.parquet").write_bytes(segment.read_bytes())
+    code = (
+        "import sys; from sweeps.store import Store; "
+        "print(len(Store.open(sys.argv[1]).read_table(('loss',))[0]), 'pandas' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(store.root)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["80", "False"]
+
+
 def test_many_that_compact_at_once_beside_writers_lose_and_double_nothing(store: Store) -> None:
     def write(first: int) -> None:
         recorded(Store(store.root), range(first, 160, 4))
