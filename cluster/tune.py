@@ -336,6 +336,12 @@ class _Watch(tune.Callback):  # type: ignore[misc]  # Ray ships no types
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._search.begins(trial)
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _forget_metrics(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _forget_metrics(trial)
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self._told >= PROGRESS_SECONDS:
             self._on_progress(self._search.tracker.snapshot())
@@ -374,6 +380,12 @@ def _scratch(store: Root) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forget_metrics(trial: Any) -> None:
+    """Tune keeps every trial that ended, and with it the means of each metric, which are most of what a trial holds."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
 
 
 def _trial_id(trial: Any) -> str:

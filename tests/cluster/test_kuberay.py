@@ -1,7 +1,9 @@
-"""The RayJob manifest against a hand-written subset of KubeRay's ``ray.io/v1`` types (1.6) and Kubernetes' pods.
+"""The manifests against the definitions they are for: Kubernetes' own for pods and the ConfigMap, KubeRay's for the rest.
 
-The subset has every field that the manifest may use, with its type, and refuses all others. It was written from the
-published field reference, since no package carries the definitions; no API server has seen these manifests.
+Kubernetes' come with kubernetes-validate, which refuses a field that they do not have. No package carries KubeRay's:
+what a RayJob and its cluster may have stands here as in ``rayjob_types.go`` and ``raycluster_types.go`` of
+``ray-operator/apis/ray/v1`` (fields, types, which must be there, and the values of an enumeration), as far as a
+manifest may use it; all else is refused. No API server has seen these manifests.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -19,6 +22,7 @@ from cluster.order import Order
 from sweeps.spec import read_spec
 from tests.cluster.sweep import SPEC
 
+KUBERNETES = ("1.29", "1.34")
 TEXT, WHOLE, TRUTH = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
 TEXTS = {"type": "object", "additionalProperties": TEXT}
 NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -32,39 +36,7 @@ def several(of: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": of}
 
 
-CONTAINER = record(
-    ("name", "image"),
-    name=TEXT,
-    image=TEXT,
-    env=several(record(("name", "value"), name=TEXT, value=TEXT)),
-    resources=record(requests=TEXTS, limits=TEXTS),
-    volumeMounts=several(record(("name", "mountPath"), name=TEXT, mountPath=TEXT)),
-    securityContext=record(allowPrivilegeEscalation=TRUTH, capabilities=record(drop=several(TEXT))),
-)
-RULE = record(("key", "operator"), key=TEXT, operator={"enum": ["In", "NotIn"]}, values=several(TEXT))
-TERMS = record(nodeSelectorTerms=several(record(matchExpressions=several(RULE))))
-TOLERATION = record(
-    key=TEXT, operator={"enum": ["Exists", "Equal"]}, value=TEXT, effect={"enum": ["NoSchedule", "NoExecute"]}
-)
-VOLUME = record(
-    ("name",),
-    name=TEXT,
-    persistentVolumeClaim=record(("claimName",), claimName=TEXT),
-    emptyDir=record(medium=TEXT),
-    configMap=record(name=TEXT),
-)
-POD = record(
-    ("spec",),
-    spec=record(
-        ("containers",),
-        containers=several(CONTAINER),
-        volumes=several(VOLUME),
-        affinity=record(nodeAffinity=record(requiredDuringSchedulingIgnoredDuringExecution=TERMS)),
-        tolerations=several(TOLERATION),
-        terminationGracePeriodSeconds=WHOLE,
-        securityContext=record(runAsNonRoot=TRUTH),
-    ),
-)
+POD = {"type": "object"}
 GROUP = record(
     ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"),
     groupName={"type": "string", "pattern": NAME},
@@ -101,13 +73,14 @@ JOB = record(
         rayClusterSpec=CLUSTER,
     ),
 )
-CONFIG = record(
-    ("apiVersion", "kind", "metadata", "data"),
-    apiVersion={"const": "v1"},
-    kind={"const": "ConfigMap"},
-    metadata=METADATA,
-    data=TEXTS,
-)
+
+
+def templates(job: Any) -> list[dict[str, Any]]:
+    """The pods of a RayJob, each as the resource that Kubernetes knows."""
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    kind = {"apiVersion": "v1", "kind": "PodTemplate"}
+    return [{**kind, "metadata": {"name": f"group-{i}"}, "template": g["template"]} for i, g in enumerate(groups)]
 
 
 def made(resources: str = "", store: str = "/shared/stores/fake", name: str = "fake") -> tuple[Any, Any]:
@@ -126,10 +99,12 @@ def made(resources: str = "", store: str = "/shared/stores/fake", name: str = "f
         ("resources: {gpus_per_trial: 1, workers_per_trial: 4}\n", {"gpu-1": "1", "gpu-4": "4"}),
     ],
 )
-def test_the_manifests_have_only_fields_that_kuberay_knows(resources: str, groups: dict[str, str | None]) -> None:
+def test_the_manifests_are_what_kuberay_and_kubernetes_take(resources: str, groups: dict[str, str | None]) -> None:
     config, job = made(resources)
-    jsonschema.validate(config, CONFIG)
     jsonschema.validate(job, JOB)
+    for version in KUBERNETES:
+        for resource in (config, *templates(job)):
+            kubernetes_validate.validate(resource, version, strict=True)
     workers = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     found = {
         group["groupName"]: group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
@@ -139,8 +114,12 @@ def test_the_manifests_have_only_fields_that_kuberay_knows(resources: str, group
     assert all(group["minReplicas"] == 0 < group["maxReplicas"] for group in workers)
 
 
-def test_a_field_that_kuberay_does_not_know_would_be_seen() -> None:
+def test_a_field_that_nobody_knows_would_be_seen() -> None:
     _, job = made()
+    [head, *_] = templates(job)
+    head["template"]["spec"]["toleration"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="toleration"):
+        kubernetes_validate.validate(head, KUBERNETES[-1], strict=True)
     job["spec"]["rayClusterSpec"]["workerGroupSpec"] = []
     with pytest.raises(jsonschema.ValidationError, match="workerGroupSpec"):
         jsonschema.validate(job, JOB)
