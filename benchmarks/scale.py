@@ -29,7 +29,8 @@ from typing import Any
 from cluster.local import local_ray
 from cluster.progress import SweepProgress
 from sweeps.plan import DataFacts, Study, plan, studies
-from sweeps.spec import SweepSpec, read_spec
+from sweeps.reading import read_spec
+from sweeps.spec import SweepSpec
 from sweeps.store import Store
 from trainer.data import DataManifest, DataSource, SideStatistics, TokenStatistics
 from trainer.ladder import SHAPES, parameter_counts

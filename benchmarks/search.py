@@ -25,9 +25,9 @@ from rich.table import Table
 
 from sweeps.agenda import Agenda
 from sweeps.plan import Cell, DataFacts, Plan, Study, plan, studies
+from sweeps.reading import read_spec
 from sweeps.search import Finished, at
 from sweeps.space import Range
-from sweeps.spec import read_spec
 from trainer.flops import num_tokens
 from trainer.ladder import SHAPES, parameter_counts
 from trainer.result import TrialState

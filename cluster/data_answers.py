@@ -68,7 +68,7 @@ def asked_data(
     holds no text.
     """
     from cluster.answers import data_source
-    from sweeps.spec import preset_names, read_spec
+    from sweeps.reading import preset_names, read_spec
     from trainer.ladder import LADDERS
 
     if max_length is not None and max_length < 2:

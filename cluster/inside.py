@@ -21,8 +21,9 @@ from cluster.join import joined_ray, sweeps_beside, wait_for_machines
 from cluster.keep import DIED
 from cluster.order import Order
 from cluster.share import looking
+from sweeps.reading import read_spec
 from sweeps.remote import place
-from sweeps.spec import SweepSpec, read_spec
+from sweeps.spec import SweepSpec
 from trainer.refusal import is_ours
 
 WIDTH = 200

@@ -54,7 +54,7 @@ def plan(
     from cluster import tables
     from cluster.answers import cost_of
     from sweeps.cost import Rates
-    from sweeps.spec import read_spec
+    from sweeps.reading import read_spec
 
     read = read_spec(spec, overrides or ())
     if diff is not None:
@@ -111,7 +111,7 @@ def launch(
     """Run a sweep, here or on a cluster, and say what it means."""
     from cluster import dispatch
     from sweeps.cost import Rates
-    from sweeps.spec import read_spec
+    from sweeps.reading import read_spec
 
     wish = dispatch.Wish(
         on=on,
@@ -202,7 +202,7 @@ def doctor(
 ) -> None:
     """Check that a Ray, its machines and its storage are fit for a sweep."""
     from cluster.doctor import examine, is_well, record, view
-    from sweeps.spec import read_spec
+    from sweeps.reading import read_spec
 
     said = console(err=as_json)
     findings = examine(on, store, read_spec(spec) if spec else None, said)

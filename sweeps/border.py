@@ -1,7 +1,7 @@
 """The border where a person's YAML comes in: every field checked, every mistake one sentence that says how to mend it.
 
 Knows the fields of a spec as people write them (pydantic), which values they take, and the names of ladders, methods
-and samplers. Never knows what is done with them: ``sweeps/spec.py`` turns the checked fields into frozen values.
+and samplers. Never knows what is done with them: ``sweeps/reading.py`` turns the checked fields into frozen values.
 """
 
 from __future__ import annotations

@@ -55,8 +55,9 @@ from sweeps.files import (
     try_row,
     write_whole,
 )
+from sweeps.reading import read_spec
 from sweeps.remote import place
-from sweeps.spec import SweepSpec, read_spec
+from sweeps.spec import SweepSpec
 from trainer.result import TrialResult, TrialState
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from sweeps.store import Store
 from tests.sweeps.examples import SPEC, result_of, trial_spec
 from tests.world import WORDS, save_decoder, save_tokenizer

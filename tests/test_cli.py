@@ -228,7 +228,7 @@ def test_a_fault_of_ours_shows_its_traceback(ask, monkeypatch: pytest.MonkeyPatc
     def broken(*_: object) -> None:
         int("not a number for a person to mend")
 
-    monkeypatch.setattr("sweeps.spec.read_spec", broken)
+    monkeypatch.setattr("sweeps.reading.read_spec", broken)
     monkeypatch.setattr(sys, "argv", ["isoflop", "plan", "smoke"])
     with pytest.raises(ValueError, match="not a number"):
         isoflop.main()

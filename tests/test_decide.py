@@ -16,9 +16,9 @@ import isoflop
 from cluster.answers import write_report_of
 from sweeps.columns import SCHEMA
 from sweeps.plan import DataFacts, plan
+from sweeps.reading import read_spec
 from sweeps.score_row import ScoreRow
 from sweeps.scores import write_score
-from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.analysis.law_rows import parabola_law
 from tests.cluster.fake import train

@@ -17,8 +17,8 @@ import pytest
 import isoflop
 from sweeps.columns import CURVE_SCHEMA, SCHEMA, contradictions, to_row
 from sweeps.plan import DataFacts, plan, studies
+from sweeps.reading import read_spec
 from sweeps.reproduction import Verdict, compare
-from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.sweeps.examples import result_of, trial_spec
 from tests.world import make_pairs, save_decoder, save_tokenizer, write_jsonl

@@ -12,7 +12,7 @@ from rich.console import Console
 from cluster import inside
 from cluster.drive import drive
 from cluster.order import Order
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from tests.cluster.sweep import prepared_for
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from cluster import jobs, launch
 from cluster.order import PACKAGES, Order
 from cluster.target import RayAddress
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 
 WAY = launch.Way(
     on="http://127.0.0.1:8265",

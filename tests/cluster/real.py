@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from sweeps.plan import DataFacts, Study, plan, studies
-from sweeps.spec import SweepSpec, read_spec
+from sweeps.reading import read_spec
+from sweeps.spec import SweepSpec
 from sweeps.store import Store
 from tests.cluster.sweep import prepared_for
 from tests.trainer.tiny import tiny_decoder

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from sweeps.store import Store
 from tests.cluster import fake
 from tests.cluster.hosts import Host, Hosts, several_hosts, why_not

@@ -21,8 +21,9 @@ from cluster.local import local_ray
 from cluster.progress import SweepProgress
 from sweeps.agenda import Agenda
 from sweeps.plan import DataFacts, Study, plan, studies
+from sweeps.reading import read_spec
 from sweeps.search import Finished
-from sweeps.spec import SweepSpec, read_spec
+from sweeps.spec import SweepSpec
 from sweeps.store import Store
 from tests.cluster.fake import law, train
 from trainer.data import DataManifest, DataSource, SideStatistics, TokenStatistics

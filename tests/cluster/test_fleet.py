@@ -8,7 +8,7 @@ import pytest
 
 from cluster.fleet import Fleet
 from cluster.placement import Machine, layout_of, place
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from tests.cluster.test_placement import ON_CPU, ON_GPU, load, node
 from tests.sweeps.examples import SPEC
 from trainer.memory import GIB

@@ -1,4 +1,4 @@
-"""The manifests against the definitions they are for: Kubernetes' own for pods and the ConfigMap, KubeRay's for the rest.
+"""The manifests against what they are for: Kubernetes' own definitions of pods and a ConfigMap, KubeRay's for the rest.
 
 Kubernetes' come with kubernetes-validate, which refuses a field that they do not have. No package carries KubeRay's:
 what a RayJob and its cluster may have stands here as in ``rayjob_types.go`` and ``raycluster_types.go`` of
@@ -19,7 +19,7 @@ import yaml
 
 from cluster.kuberay import SHARED_CLAIM, kubernetes_name, manifests
 from cluster.order import Order
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from tests.cluster.sweep import SPEC
 
 KUBERNETES = ("1.29", "1.34")

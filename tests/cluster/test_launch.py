@@ -22,7 +22,7 @@ from cluster.bounds import Bounds
 from cluster.driver import driver_of
 from cluster.order import Order
 from cluster.target import RayAddress
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from sweeps.store import Store
 from tests.cluster.head import Head, end_group, head
 from tests.cluster.launcher import WAY

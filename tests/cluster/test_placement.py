@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.placement import DEVICE_FILL, Machine, largest_step_tokens, place
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from tests.sweeps.examples import SPEC
 from trainer.devices import find_device
 from trainer.ladder import LADDERS, SHAPES

@@ -7,8 +7,8 @@ import pytest
 from cluster.progress import Reached, Tracker
 from cluster.view import duration, line
 from sweeps.agenda import Agenda
+from sweeps.reading import read_spec
 from sweeps.search import Finished
-from sweeps.spec import read_spec
 from tests.cluster.sweep import NUM_TRIALS, SPEC, studies_of
 from trainer.result import TrialState
 from trainer.trial import TrialSpec

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sweeps.agenda import Agenda
+from sweeps.reading import read_spec
 from sweeps.search import Finished
-from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.cluster import fake
 from tests.cluster.sweep import make_world, studies_of

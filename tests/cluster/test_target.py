@@ -12,7 +12,7 @@ from cluster import dispatch
 from cluster.dispatch import Wish, shared_place, shared_places
 from cluster.order import Order, job_environment
 from cluster.target import ClusterFile, Here, Kubernetes, RayAddress, read_target
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from tests.cluster.sweep import SPEC
 
 

@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from cluster.trackers import INSTALL, MOST_POINTS, Tracking, check_trackers, tracking
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from sweeps.store import Store
 from tests.sweeps.examples import SPEC, result_of, trial_spec
 from trainer.result import CurvePoint, TrialState

@@ -13,8 +13,8 @@ import pytest
 from cluster.actor import Assignment, Trial, failed
 from cluster.local import LocalRay, local_ray
 from cluster.progress import SweepProgress
+from sweeps.reading import read_spec
 from sweeps.search import suggest
-from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.cluster import fake
 from tests.cluster.head import CACHE

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sweeps.plan import DataFacts, Study, plan, studies
-from sweeps.spec import SweepSpec, read_spec
+from sweeps.reading import read_spec
+from sweeps.spec import SweepSpec
 from trainer.ladder import SHAPES, parameter_counts
 from trainer.result import CurvePoint, Environment, Metrics, Spending, TrialResult, TrialState
 from trainer.trial import Placement, TrialSpec

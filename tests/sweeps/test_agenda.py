@@ -23,9 +23,9 @@ from sweeps import account
 from sweeps.agenda import Agenda
 from sweeps.columns import to_row
 from sweeps.plan import Cell, Study
+from sweeps.reading import read_spec
 from sweeps.search import Finished, write_sqlite
 from sweeps.space import Range
-from sweeps.spec import read_spec
 from tests.sweeps.examples import result_of, studies_of
 from tests.sweeps.test_search import run_alone, run_wildly, tried
 from trainer.ladder import SHAPES

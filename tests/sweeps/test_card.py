@@ -12,9 +12,9 @@ import pytest
 
 from cluster.paper import card_of
 from sweeps.document import Code, Section, Table, to_latex, to_markdown
+from sweeps.reading import read_spec
 from sweeps.score_row import ScoreRow
 from sweeps.scores import write_score
-from sweeps.spec import read_spec
 from sweeps.store import Store
 from tests.cluster.sweep import SPEC, filled_store, make_world
 from trainer.result import TrialState

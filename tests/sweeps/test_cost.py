@@ -10,7 +10,7 @@ import pytest
 from sweeps.columns import SCHEMA
 from sweeps.cost import Rates, cost
 from sweeps.plan import DataFacts, Plan, plan
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from tests.analysis.law_rows import FULL, row
 from trainer.devices import DEVICES
 from trainer.ladder import SHAPES

@@ -12,7 +12,8 @@ from analysis.frontier import fit_frontier
 from analysis.recommend import Recommendation, recommend
 from sweeps.emit import one_cell
 from sweeps.plan import DataFacts, plan, studies
-from sweeps.spec import SweepSpec, read_spec
+from sweeps.reading import read_spec
+from sweeps.spec import SweepSpec
 from tests.analysis.law_rows import (
     FREEZE,
     FULL,

@@ -9,8 +9,8 @@ import pytest
 from sweeps.agenda import Agenda
 from sweeps.extension import added, obstacle, sentences
 from sweeps.plan import plan
+from sweeps.reading import read_spec
 from sweeps.search import Finished
-from sweeps.spec import read_spec
 from sweeps.store import Store, StoreError
 from tests.sweeps.examples import FACTS, SPEC, edited, result_of, studies_of
 from tests.sweeps.test_search import ended, run_alone

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.plan import Cell, DataFacts, Plan, plan, study_key
-from sweeps.spec import preset_names, read_spec
+from sweeps.reading import preset_names, read_spec
 from tests.sweeps.examples import FACTS, SPEC, edited, studies_of
 from trainer.flops import booked_flops_per_token
 from trainer.ladder import SHAPES, gpt_neox, parameter_counts

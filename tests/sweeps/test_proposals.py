@@ -9,7 +9,8 @@ import pytest
 from cluster.outlook import memory_sentences
 from sweeps.plan import DataFacts, Plan, plan
 from sweeps.proposals import proposals
-from sweeps.spec import SweepSpec, read_spec
+from sweeps.reading import read_spec
+from sweeps.spec import SweepSpec
 from tests.sweeps.test_plan import PAQ_FACTS
 from trainer.ladder import SHAPES
 

@@ -15,8 +15,9 @@ from sweeps import search
 from sweeps.agenda import Agenda
 from sweeps.plan import Study
 from sweeps.pruning import checks_of
+from sweeps.reading import read_spec
 from sweeps.search import Finished, best_of, write_sqlite
-from sweeps.spec import Pruning, read_spec
+from sweeps.spec import Pruning
 from tests.sweeps.examples import SPEC, edited, studies_of
 from tests.sweeps.test_search import run_alone, run_wildly, tried
 from trainer.result import TrialState

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from sweeps import remote
+from sweeps.reading import read_spec
 from sweeps.remote import RemotePath, place
 from sweeps.scores import read_score, read_scores, write_score
-from sweeps.spec import read_spec
 from sweeps.store import Store, StoreError
 from sweeps.weights import find_trial
 from tests.bucket import CREDENTIALS, Bucket, running_bucket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from tests.sweeps.examples import SPEC
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.reading import read_spec
 from sweeps.score_row import SCORE_SCHEMA, ScoreRow
 from sweeps.scores import read_score, read_scores, write_score
-from sweeps.spec import read_spec
 from sweeps.store import Store, StoreError
 from sweeps.weights import choose_trials
 from tests.sweeps.examples import SPEC

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from sweeps.agenda import Agenda
 from sweeps.plan import Study
+from sweeps.reading import read_spec
 from sweeps.search import Finished, askable, suggest
 from sweeps.space import Fixed, Range, Space
-from sweeps.spec import Sampler, read_spec
+from sweeps.spec import Sampler
 from tests.sweeps.examples import SPEC, edited, studies_of
 from trainer.result import TrialState
 from trainer.trial import TrialSpec

@@ -11,9 +11,9 @@ import pytest
 
 from sweeps.agenda import Agenda
 from sweeps.plan import Study, plan, studies
+from sweeps.reading import read_spec
 from sweeps.search import Finished, suggest
 from sweeps.space import Choices, Range
-from sweeps.spec import read_spec
 from tests.sweeps.examples import FACTS, studies_of
 from tests.sweeps.test_plan import NANO_FACTS, PAQ_FACTS
 from tests.sweeps.test_search import run_alone, run_wildly, tried

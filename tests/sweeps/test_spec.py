@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps import yaml12
+from sweeps.reading import PAPER_SPACE, preset_names, read_spec
 from sweeps.space import Fixed, Range
-from sweeps.spec import PAPER_SPACE, first_difference, preset_names, read_spec
+from sweeps.spec import first_difference
 from tests.sweeps.examples import SPEC, edited
 from trainer.ladder import LADDERS, SHAPES
 from trainer.trial import Bias, Freeze, Full, Lora

@@ -22,8 +22,8 @@ import pytest
 from sweeps.agenda import Agenda
 from sweeps.columns import CURVE_SCHEMA, SCHEMA, columns_markdown, to_row
 from sweeps.compact import Compact
+from sweeps.reading import read_spec
 from sweeps.search import Finished
-from sweeps.spec import read_spec
 from sweeps.store import COLUMNS, Store, StoreError
 from tests.sweeps.examples import SPEC, edited, result_of, studies_of, trial_spec
 from trainer.result import TrialState

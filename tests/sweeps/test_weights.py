@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from sweeps.store import Store
 from sweeps.weights import best_trials, drop_worse_weights, find_trial
 from tests.sweeps.examples import SPEC, result_of, trial_spec

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sweeps.spec import read_spec
+from sweeps.reading import read_spec
 from tests.hub import LoopbackHub
 from tests.world import make_pairs, save_decoder, save_tokenizer
 
