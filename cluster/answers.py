@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analysis.frontier import Frontier
     from analysis.lifetime import Service
     from analysis.recommend import Recommendation
+    from cluster.outlook import Outlook
     from sweeps.agenda import Agenda
     from sweeps.cost import Cost, Rates
     from sweeps.extension import Added
@@ -100,17 +101,20 @@ def cost_of(spec: SweepSpec, planned: Plan, rates: Rates, store: Store | None) -
     return cost(planned, rates, store.read_trials(strict=False) if store else SCHEMA.empty_table().to_pandas())
 
 
-def proposals_of(spec: SweepSpec, planned: Plan, prepared: Prepared | None, device: str | None) -> tuple[str, ...]:
-    """What would mend the plan, and which models do not fit one GPU of this kind, or of an assumed one."""
-    from cluster.outlook import memory_sentences
+def outlook_of(
+    spec: SweepSpec, planned: Plan, prepared: Prepared | None, device: str | None
+) -> tuple[Outlook, tuple[str, ...]]:
+    """Where the plan's trials would run on GPUs of this kind, or of an assumed one, and what would mend the plan."""
+    from cluster.outlook import memory_sentences, outlook
     from sweeps.cost import ASSUMED_DEVICE
     from sweeps.proposals import proposals
     from trainer.ladder import SHAPES
 
     shapes = SHAPES if prepared is None else {name: model.shape for name, model in prepared.models.items()}
     num_negatives = 0 if prepared is None else prepared.manifest.source.num_negatives
-    memory = memory_sentences(spec, planned, shapes, device or ASSUMED_DEVICE, num_negatives=num_negatives)
-    return (*proposals(spec, planned), *memory)
+    seats = outlook(spec, planned, shapes, device or ASSUMED_DEVICE, num_negatives=num_negatives)
+    memory = memory_sentences(spec, planned, seats, device or ASSUMED_DEVICE)
+    return seats, (*proposals(spec, planned), *memory)
 
 
 def prepared_of(store: Store) -> Prepared:
@@ -191,7 +195,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     from analysis.frontier import fit_frontier
     from analysis.recommend import recommend as recommend_at
     from analysis.report import ReportContext, write_report
-    from cluster import data_tables, tables
+    from cluster import data_tables, plan_tables
     from cluster.data_answers import statistics_of
     from cluster.data_sheet import sheet_of
     from sweeps.account import sentences
@@ -209,7 +213,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     context = ReportContext(
         sweep=spec.name,
         manifest=tuple(data_tables.data_facts(prepared)),
-        plan=tuple(tables.plan_facts(planned)),
+        plan=tuple(plan_tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
         notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *sentences(agenda_of(store))),
         served=Served(
