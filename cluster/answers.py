@@ -95,10 +95,9 @@ def cost_of(spec: SweepSpec, planned: Plan, rates: Rates, store: Store | None) -
     """What the plan costs on GPUs; ``None`` for a sweep on CPUs, unless a device is asked about."""
     if not spec.resources.gpus_per_trial and rates.device is None:
         return None
-    from sweeps.columns import SCHEMA
     from sweeps.cost import cost
 
-    return cost(planned, rates, store.read_trials(strict=False) if store else SCHEMA.empty_table().to_pandas())
+    return cost(planned, rates, store.read_trials(strict=False) if store else None)
 
 
 def outlook_of(

@@ -112,7 +112,7 @@ class Cost:
         }
 
 
-def cost(plan: Plan, rates: Rates, rows: pd.DataFrame) -> Cost:
+def cost(plan: Plan, rates: Rates, rows: pd.DataFrame | None = None) -> Cost:
     """Hours and money of the plan on one kind of device.
 
     ``rows`` are those of a store, or none: a model whose MFU they have counts with its own, the others with the median
@@ -125,10 +125,12 @@ def cost(plan: Plan, rates: Rates, rows: pd.DataFrame) -> Cost:
     listed = found.dollars_per_hour if found else None
     paid = listed if price is None else price
     overall = hardware(rows, device, mfu=rates.mfu, price_per_hour=paid)
-    measured = set(rows.loc[rows["mfu"].notna(), "model"])
-    own = {
-        model: hardware(rows[rows["model"] == model], device, mfu=rates.mfu, price_per_hour=paid) for model in measured
-    }
+    own = {}
+    if rows is not None:
+        own = {
+            model: hardware(rows[rows["model"] == model], device, mfu=rates.mfu, price_per_hour=paid)
+            for model in set(rows.loc[rows["mfu"].notna(), "model"])
+        }
     return Cost(
         hardware=overall,
         cell_hours={planned.cell: own.get(planned.cell.model, overall).hours(planned.flops) for planned in plan.cells},
