@@ -177,12 +177,19 @@ def asked_plan(store: Store) -> Plan:
     return replace(planned.without(agenda.ruled_out), decided=summary(agenda))
 
 
+def rows_of(store: Store) -> pd.DataFrame:
+    """A store's rows as the analysis takes them: with methods as the sweep compares them."""
+    from sweeps.grouping import by_method
+
+    return by_method(store.read_trials(), store.spec)
+
+
 def recommendations(store: Store, budgets_flops: Sequence[int]) -> list[Recommendation]:
     """What to train at each budget, from all rows of a store."""
     from analysis.frontier import fit_frontier
     from analysis.recommend import recommend as recommend_at
 
-    frontier = fit_frontier(store.read_trials())
+    frontier = fit_frontier(rows_of(store))
     prepared = prepared_of(store)
     shapes = [model.shape for model in prepared.models.values()]
     return [recommend_at(frontier, budget, shapes, prepared.statistics.tokens_per_pair) for budget in budgets_flops]
@@ -199,7 +206,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     from cluster.data_sheet import sheet_of
     from sweeps.account import sentences
 
-    rows = store.read_trials()
+    rows = rows_of(store)
     frontier = fit_frontier(rows)
     spec, prepared = store.spec, prepared_of(store)
     tokens, shapes = prepared.statistics, [model.shape for model in prepared.models.values()]
@@ -283,7 +290,7 @@ def emit_sweep(path: Path, spec: SweepSpec, frontier: Frontier, answer: Recommen
     emitted = one_cell(
         spec,
         answer,
-        noise_relative_sd=frontier.method(answer.method.label).noise.relative_sd,
+        noise_relative_sd=frontier.method(answer.label).noise.relative_sd,
         stated_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     path.write_text(emitted.to_yaml(), encoding="utf-8")

@@ -30,8 +30,7 @@ def plan_view(
 ) -> RenderableType:
     """Every cell, what is left out and why, the totals, and what they cost."""
     parts: list[RenderableType] = [Text(assumption) for assumption in assumptions(plan)]
-    models = [cell.cell.model for cell in (*plan.cells, *plan.left_out)]
-    names = _names(models)
+    names = _names([*(planned.cell.model for planned in plan.cells), *(out.cell.model for out in plan.left_out)])
     if plan.cells:
         parts.append(_plan_table(plan.cells, names, cost, seats))
     if seats:

@@ -92,7 +92,7 @@ def _sweep(known: CardFacts) -> Section:
     said = [
         ("spec", f"{spec.hash} (hash of all that decides what is tried and measured)"),
         ("budgets", f"{', '.join(map(format_flops, spec.budgets_flops))} booked training FLOPs a trial"),
-        ("methods", ", ".join(method.method.label for method in spec.methods)),
+        ("methods", ", ".join(method.label for method in spec.methods)),
         ("models", f"{len(spec.models)}: {', '.join(spec.models)}"),
         ("planned", f"{'at most ' if known.plan.at_most else ''}{known.plan.total.num_trials} trials in "
                     f"{known.plan.total.num_cells} cells (a cell is a budget, a model and a method)"),
@@ -142,7 +142,7 @@ def _space(known: CardFacts) -> Section:
     names = sorted({name for method in fields["methods"] for name in method["search"]})
     lines = tuple(
         (
-            label.method.label,
+            label.label,
             str(method["trials"]),
             ", ".join(method["models"]) if len(method["models"]) < len(known.spec.models) else "all",
             *(_dimension(method["search"].get(name)) for name in names),

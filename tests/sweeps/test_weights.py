@@ -49,7 +49,7 @@ def test_the_best_of_each_budget_and_method_stays(store: Store) -> None:
     ]
     for result in kept + dropped:
         save(store, result)
-    assert best_trials(kept + dropped) == {result.spec.trial_id for result in kept}
+    assert best_trials(kept + dropped, store.spec) == {result.spec.trial_id for result in kept}
     drop_worse_weights(store)
     assert store.trials_with_weights() == {result.spec.trial_id for result in kept}
     drop_worse_weights(store)
