@@ -41,13 +41,14 @@ def plan_view(
         parts += [Text(""), _cost_table(plan, cost)]
     if proposals:
         parts += [Text(""), *(Text(f"- {sentence}") for sentence in proposals)]
-    return Group(*parts, Text(""), plan_summary(name, plan, cost))
+    return Group(*parts, Text(""), plan_summary(name, plan, cost, told=True))
 
 
-def plan_summary(name: str, plan: Plan, cost: Cost | None = None) -> Text:
-    """The totals in a sentence, and what they cost in another."""
+def plan_summary(name: str, plan: Plan, cost: Cost | None = None, *, told: bool = False) -> Text:
+    """The totals in a sentence, and what they cost in another; ``told`` where it stands below the cells."""
     total = plan.total
-    left_out = f"; {len(plan.left_out)} cells are left out (isoflop plan says why)" if plan.left_out else ""
+    why = "" if told else " (isoflop plan says why)"
+    left_out = f"; {len(plan.left_out)} cells are left out{why}" if plan.left_out else ""
     trials = f"{'at most ' if plan.at_most else ''}{total.num_trials} trials in {total.num_cells} cells"
     paid = f"\nthat is {cost.sentence()}" if cost else ""
     return Text(f"sweep {name}: {trials}, {format_flops(total.flops)} FLOPs{left_out}{paid}")
@@ -156,11 +157,9 @@ def _seat_words(seat: Seat | str | None) -> tuple[str, str]:
 
 def _what_runs_where(seats: Outlook, cost: Cost | None) -> str:
     on_gpu = any(not isinstance(seat, str) and seat.placement.device == "cuda" for seat in seats.values())
-    kind = cost.hardware.device if on_gpu and cost else ""
-    where = (
-        f"of a machine of eight {kind}; each model and method apart" if kind else "apart from what the machines have"
-    )
-    return f"runs on: a trial, {where}. GiB: estimated memory of one worker."
+    where = f", on machines of 8 {cost.hardware.device}" if on_gpu and cost else ""
+    later = "" if on_gpu else "; the machines are looked at when the sweep is launched"
+    return f"runs on: what a trial takes{where}. GiB: estimated memory of one worker{later}."
 
 
 def _money_heading(cost: Cost | None) -> str:
