@@ -34,12 +34,12 @@ class Seat:
 
     @property
     def words(self) -> str:
-        """``1/4 GPU``, ``1 GPU, recompute``, ``8 GPU, ZeRO-3``, ``2 CPU``."""
+        """``1/4 GPU``, ``8 GPU, ZeRO-3, offload``, ``2 CPU``; with a star where activations are computed again."""
         where = self.placement
         total = Fraction(where.num_workers * (where.gpus_per_worker or where.cpus_per_worker)).limit_denominator(100)
         stage = None if where.zero_stage is None else f"ZeRO-{where.zero_stage}"
-        notes = (stage, "offload" if where.offload else None, "recompute" if where.recompute else None)
-        return ", ".join([f"{total} {'GPU' if where.gpus_per_worker else 'CPU'}", *filter(None, notes)])
+        said = [f"{total} {'GPU' if where.gpus_per_worker else 'CPU'}", stage, "offload" if where.offload else None]
+        return ", ".join(filter(None, said)) + (" *" if where.recompute else "")
 
 
 def outlook(

@@ -130,7 +130,7 @@ def _plan_table(cells: Iterable[PlannedCell], names: Mapping[str, str], cost: Co
     has_epochs = any(planned.epochs is not None for planned in cells)
     headings = ["budget", "model", "method", "params", "tokens", "steps", *(["epochs"] if has_epochs else []), "trials"]
     headings += ["runs on", "GiB"] if seats else []
-    headings += ["GPU-hours", _money_heading(cost)] if cost else ["FLOPs"]
+    headings += _cost_headings(cost) if cost else ["FLOPs"]
     table = plain_table("", *headings)
     for planned in cells:
         cell = planned.cell
@@ -158,23 +158,28 @@ def _seat_words(seat: Seat | str | None) -> tuple[str, str]:
 def _what_runs_where(seats: Outlook, cost: Cost | None) -> str:
     on_gpu = any(not isinstance(seat, str) and seat.placement.device == "cuda" for seat in seats.values())
     where = f", on machines of 8 {cost.hardware.device}" if on_gpu and cost else ""
+    again = "; *: activations are computed again" if any(_recomputes(seat) for seat in seats.values()) else ""
     later = "" if on_gpu else "; the machines are looked at when the sweep is launched"
-    return f"runs on: what a trial takes{where}. GiB: estimated memory of one worker{later}."
+    return f"runs on: what a trial takes{where}{again}. GiB: estimated memory of one worker{later}."
 
 
-def _money_heading(cost: Cost | None) -> str:
-    return (cost.currency if cost else None) or "money"
+def _recomputes(seat: Seat | str) -> bool:
+    return not isinstance(seat, str) and seat.placement.recompute
 
 
-def _paid(cost: Cost, hours: float) -> tuple[str, str]:
+def _cost_headings(cost: Cost) -> list[str]:
+    return ["GPU-hours"] if cost.money is None else ["GPU-hours", cost.currency or "money"]
+
+
+def _paid(cost: Cost, hours: float) -> list[str]:
     from analysis.hardware import amount  # brings pandas, which a plan without a cost does without
 
     money = cost.paid(hours)
-    return amount(hours), "" if money is None else amount(money)
+    return [amount(hours)] if money is None else [amount(hours), amount(money)]
 
 
 def _cost_table(plan: Plan, cost: Cost) -> Table:
-    table = plain_table("", "budget", "trials", "GPU-hours", _money_heading(cost))
+    table = plain_table("", "budget", "trials", *_cost_headings(cost))
     for budget, hours in cost.hours.items():
         table.add_row(format_flops(budget), str(plan.budgets[budget].num_trials), *_paid(cost, hours))
     return table
