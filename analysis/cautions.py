@@ -68,7 +68,7 @@ def _size_cautions(draft: Recommendation, profile: Profile, bites: Sequence[Bite
     if draft.optimal_num_params is None:
         return [
             f"The best size for this budget is not known: the model is the best of {len(profile.points)} measured with "
-            f"{draft.method.label} at {wording.flops(profile.budget_flops)}."
+            f"{draft.label} at {wording.flops(profile.budget_flops)}."
         ]
     ratio = draft.num_params / draft.optimal_num_params
     at_the_end = any(bite.kind in ("largest_model", "smallest_model") for bite in bites)

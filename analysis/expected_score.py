@@ -86,7 +86,7 @@ def foretell_score(
         return None, f"No score can be foretold: {link.weaknesses[0]}."
     if recommendation.loss is None:
         return None, "No score can be foretold, since no loss can."
-    method = frontier.method(recommendation.method.label)
+    method = frontier.method(recommendation.label)
     draws = None
     if method.loss_law is not None:
         found = loss_draws(method, recommendation.budget_flops, recommendation.num_params)

@@ -41,7 +41,15 @@ BESIDE = 1.14
 """Where training everything stands on an axis of shares."""
 CELL = ("budget_flops", "model", "method")
 # What must be equal in a cell for losses over the learning rate alone, or over temperature and decay.
-HELD = ("temperature", "weight_decay", "warmup_fraction", "pooling", "method_alpha")
+HELD = (
+    "temperature",
+    "weight_decay",
+    "warmup_fraction",
+    "pooling",
+    "method_rank",
+    "method_alpha",
+    "method_active_fraction",
+)
 
 
 def draw_experiments(rows: pd.DataFrame, pretraining_rates: Mapping[str, float]) -> dict[str, Drawing]:
@@ -66,9 +74,7 @@ def best(trials: pd.DataFrame, *keys: str) -> pd.DataFrame:
     ``trials`` come from ``complete_trials``. Columns: the keys, ``num_params``, ``loss``, ``low``, ``high``,
     ``num_seeds`` and ``learning_rate``; ``low`` and ``high`` are NaN where there is one seed.
     """
-    same = trials.assign(method_alpha=trials["method_alpha"].fillna(0.0)).groupby(
-        [*keys, "settings", "method_alpha"], dropna=False
-    )
+    same = trials.groupby([*keys, "settings"], dropna=False)
     means = same.agg(
         loss=("loss", "mean"),
         deviation=("loss", "std"),
@@ -184,8 +190,7 @@ def _draw_ranks(trials: pd.DataFrame) -> Drawing | None:
 @styled
 def _draw_rates(trials: pd.DataFrame, pretraining_rates: Mapping[str, float]) -> Drawing | None:
     """A panel for each method, a line for each model and budget in which the rate alone varies."""
-    held = list(HELD)
-    alike = trials.assign(method_alpha=trials["method_alpha"].fillna(0.0)).groupby([*CELL, *held])
+    alike = trials.groupby([*CELL, *HELD], dropna=False)
     varied = alike["learning_rate"].transform("nunique") >= MIN_RATES
     if not varied.any():
         return None

@@ -50,7 +50,11 @@ from trainer.trial import METHODS, Method
 class MethodFrontier:
     """One method over the budgets. A law is ``None`` where the data do not carry one; ``notes`` says why."""
 
+    label: str
+    """Its name among the methods, as the rows have it."""
     method: Method
+    """Where trials of one method differ in its settings, such as LoRA's rank: those of the best at the largest budget.
+    """
     profiles: tuple[Profile, ...]
     """By budget."""
     noise: Noise
@@ -62,10 +66,6 @@ class MethodFrontier:
     """Loss of the optimum. A budget with its minimum at an edge takes part with its lowest measured loss: an upper
     bound of what the method reaches there, and better than forgetting the budget."""
     notes: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        return self.method.label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +156,7 @@ def fit_frontier(rows: pd.DataFrame, *, num_draws: int = 1000, seed: int = 0) ->
     for label in _labels(points):
         own = {budget: cell for (method, budget), cell in sorted(points.items()) if method == label}
         profiles, noise, laws = _fit_method(own, trials[trials["method"] == label], rng, num_draws)
-        methods.append(_method_frontier(list(profiles.values()), noise, laws))
+        methods.append(_method_frontier(label, list(profiles.values()), noise, laws))
         built.update({(label, budget): both for budget, both in profiles.items()})
     budgets = sorted({budget for _, budget in built})
     rankings = tuple(_measured_ranking(budget, built) for budget in budgets)
@@ -242,9 +242,8 @@ def _valley(own: Mapping[int, tuple[Point, ...]], weights: Mapping[int, FloatArr
     )
 
 
-def _method_frontier(built: Sequence[Built], noise: Noise, laws: ValleyLaws | None) -> MethodFrontier:
+def _method_frontier(label: str, built: Sequence[Built], noise: Noise, laws: ValleyLaws | None) -> MethodFrontier:
     profiles = tuple(profile for profile, _ in built)
-    label = profiles[0].method.label
     # An optimum that most draws lose over the edge would put a law through a coin toss.
     held = [both for both in built if is_held(*both)]
     seen = [both for both in built if both[0].state != ProfileState.FEW]
@@ -257,7 +256,8 @@ def _method_frontier(built: Sequence[Built], noise: Noise, laws: ValleyLaws | No
         if set(laws.loss.budgets_flops) == {profile.budget_flops for profile, _ in seen}:
             loss_law, upper_bounds = laws.loss, []
     return MethodFrontier(
-        method=profiles[0].method,
+        label=label,
+        method=profiles[-1].best.spec.method,
         profiles=profiles,
         noise=noise,
         size_law=size_law,

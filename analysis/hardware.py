@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from analysis import wording
-from trainer.devices import DEVICES, find_device
+from trainer.devices import DEVICES, Device, find_device
 from trainer.result import TrialState
 from trainer.trial import Dtype
+
+if TYPE_CHECKING:
+    import pandas as pd  # a plan without rows does without: its import takes as long as the plan
 
 ASSUMED_MFU = 0.35
 """Of a well-fed GPU in bfloat16; a small model or a small batch reaches less."""
@@ -71,7 +72,7 @@ class Hardware:
         }
 
 
-def hardware(rows: pd.DataFrame, device: str, *, mfu: float | None, price_per_hour: float | None) -> Hardware:
+def hardware(rows: pd.DataFrame | None, device: str, *, mfu: float | None, price_per_hour: float | None) -> Hardware:
     """The device of this name (as torch or Ray gives it) with the MFU that is given, measured, or assumed.
 
     Measured is the median over the complete rows that have one: those of the same device, else all. Raises
@@ -85,15 +86,13 @@ def hardware(rows: pd.DataFrame, device: str, *, mfu: float | None, price_per_ho
         raise ValueError(f"--mfu is {mfu:g}: give a share of the device's peak above 0 and up to 1, such as 0.35")
     if price_per_hour is not None and not 0 < price_per_hour < math.inf:
         raise ValueError(f"--price is {price_per_hour:g}: give the price of an hour of the device, above 0")
-    known = rows[(rows["state"] == TrialState.COMPLETE) & rows["mfu"].notna()]
-    same = known[[find_device(str(name)) == found for name in known["device"]]] if len(known) else known
-    used = same if len(same) else known
+    used, is_same = _with_mfu(rows, found)
     dtype, tf32 = _arithmetic(used)
     peak = found.peak_flops(dtype, tf32=tf32)
     if peak is None:
         dtype = "float32"
         peak = found.float32 * 1e12
-    share, origin, why = _mfu(mfu, rows, used, is_same=bool(len(same)))
+    share, origin, why = _mfu(mfu, rows, used, is_same=is_same)
     return Hardware(
         device=" ".join(found.words),
         peak_flops=peak,
@@ -138,23 +137,34 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
+def _with_mfu(rows: pd.DataFrame | None, device: Device) -> tuple[pd.DataFrame | None, bool]:
+    """Complete rows with an MFU, and whether they are of this device; ``None`` without any."""
+    if rows is None:
+        return None, False
+    known = rows[(rows["state"] == TrialState.COMPLETE) & rows["mfu"].notna()]
+    if not len(known):
+        return None, False
+    same = known[[find_device(str(name)) == device for name in known["device"]]]
+    return (same, True) if len(same) else (known, False)
+
+
 def _mfu(
-    mfu: float | None, rows: pd.DataFrame, used: pd.DataFrame, *, is_same: bool
+    mfu: float | None, rows: pd.DataFrame | None, used: pd.DataFrame | None, *, is_same: bool
 ) -> tuple[float, Literal["given", "measured", "assumed"], str]:
     if mfu is not None:
         return mfu, "given", "given"
-    if len(used):
+    if used is not None:
         trials = f"{len(used)} trial{'s' if len(used) != 1 else ''}"
         elsewhere = "" if is_same else f" on {used['device'].mode().iloc[0]}"
         return float(used["mfu"].median()), "measured", f"the median of {trials}{elsewhere}"
-    devices = sorted({str(device) for device in rows["device"]})
+    devices = [] if rows is None else sorted({str(device) for device in rows["device"]})
     where = wording.listing(devices) if devices else "no device"
     return ASSUMED_MFU, "assumed", f"assumed: the sweep ran on {where}, whose peak is not known; --mfu gives another"
 
 
-def _arithmetic(used: pd.DataFrame) -> tuple[Dtype, bool]:
+def _arithmetic(used: pd.DataFrame | None) -> tuple[Dtype, bool]:
     """What most of the trials with an MFU computed in, and whether with TF32; bfloat16 where there are none."""
-    if not len(used):
+    if used is None:
         return "bfloat16", False
     placement = json.loads(used["placement"].mode().iloc[0])
     return placement["dtype"], placement["tf32"]

@@ -200,7 +200,7 @@ def lifetime(
     low = float(min(*budgets, recommendation.budget_flops))
     high = float(max(MAX_EXTRAPOLATION * max(budgets), recommendation.budget_flops))
     shape = next(shape for shape in shapes if shape.name == recommendation.model)
-    ours = _option(shape, recommendation.method.label, recommendation.budget_flops, recommendation.loss, service)
+    ours = _option(shape, recommendation.label, recommendation.budget_flops, recommendation.loss, service)
     optimum = None
     if recommendation.loss is not None:
         reach = [

@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.fit import FloatArray, Interval, Parabola, locate_minima, percentile_interval
 from analysis.noise import Residuals, window_residuals
 from trainer.result import TrialState
-from trainer.trial import Method, TrialSpec
+from trainer.trial import TrialSpec
 
 MIN_MODELS = 3
 MAX_APART = 1.5
@@ -38,6 +38,9 @@ SETTINGS = (
     "num_candidates",
     "data",
     "revision",
+    "method_rank",
+    "method_alpha",
+    "method_active_fraction",
 )
 
 
@@ -97,7 +100,6 @@ class ProfileState(StrEnum):
 class Profile:
     """Loss over model size at one budget and method."""
 
-    method: Method
     budget_flops: int
     points: tuple[Point, ...]
     """One a model, by size; at least one."""
@@ -248,8 +250,7 @@ def _few(points: tuple[Point, ...], noise: FloatArray) -> tuple[Profile, Profile
 
 
 def _profile(points: tuple[Point, ...], state: ProfileState, optimum: Optimum | None) -> Profile:
-    spec = points[0].spec
-    return Profile(method=spec.method, budget_flops=spec.budget_flops, points=points, state=state, optimum=optimum)
+    return Profile(budget_flops=points[0].spec.budget_flops, points=points, state=state, optimum=optimum)
 
 
 def _arrays(points: tuple[Point, ...]) -> tuple[FloatArray, FloatArray]:

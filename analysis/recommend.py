@@ -36,7 +36,10 @@ class Recommendation:
     """What to train at a budget. Every number that the data do not carry is ``None``, and ``cautions`` says why."""
 
     budget_flops: int
+    label: str
+    """The method's name among those that are compared."""
     method: Method
+    """With the settings of the trial that the hyperparameters come from, where trials of the method differ in them."""
     model: str
     num_params: int
     """Non-embedding parameters of the model."""
@@ -119,8 +122,11 @@ class Recommendation:
         scaled = ""
         if ours.learning_rate != source.spec.hyperparameters.learning_rate:
             scaled = ", the learning rate in proportion to the models' pre-training rates"
+        # The name alone tells the settings of a method whose studies do not search them.
+        searched = "" if self.label == self.method.label else "Settings of the method, "
+        rate = "learning rate" if searched else "Learning rate"
         return (
-            f"Learning rate {ours.learning_rate:.2g}, temperature {ours.temperature:.2g}, weight decay "
+            f"{searched}{rate} {ours.learning_rate:.2g}, temperature {ours.temperature:.2g}, weight decay "
             f"{ours.weight_decay:.2g}: from {trials} of {source.model} at "
             f"{wording.flops(source.spec.budget_flops)}{scaled}."
         )
@@ -129,7 +135,7 @@ class Recommendation:
         """For JSON; an open end of an interval is ``null``."""
         return {
             "budget_flops": self.budget_flops,
-            "method": self.method.label,
+            "method": self.label,
             "method_settings": {"kind": self.method.kind, **asdict(self.method)},
             "model": self.model,
             "num_params_non_embedding": self.num_params,
@@ -188,12 +194,14 @@ def recommend(
     shape = found[0].shape if found else nearest(shapes_that_fit, wanted)
     loss, loss_interval = _expected_loss(found, here, ranking, _distance(shape.num_params_non_embedding, wanted))
     point = min(profile.points, key=lambda point: _distance(point.num_params, shape.num_params_non_embedding))
-    tokens = num_tokens(budget_flops, parameter_counts(shape, method.method), method.method)
+    trained = point.spec.method
+    tokens = num_tokens(budget_flops, parameter_counts(shape, trained), trained)
     pairs = int(tokens / tokens_per_pair)
     measured = (profile.budget_flops,) if method.loss_law is None else method.loss_law.budgets_flops
     draft = Recommendation(
         budget_flops=budget_flops,
-        method=method.method,
+        label=method.label,
+        method=trained,
         model=shape.name,
         num_params=shape.num_params_non_embedding,
         optimal_num_params=size,
@@ -233,7 +241,7 @@ def _minded(
         *limit_bites(frontier, draft, shapes, constraints, tokens_per_pair),
         *ladder_bites(shape, draft.optimal_num_params, constraints.allowed(shapes)),
         *data_bites(draft.epochs, max(point.epochs for one in method.profiles for point in one.points)),
-        *memory_bites(load_of(method, shape, tokens_per_pair), constraints),
+        *memory_bites(load_of(replace(method, method=draft.method), shape, tokens_per_pair), constraints),
     )
     return replace(draft, bites=bites, cautions=cautions(draft, frontier, method, profile, found, bites))
 

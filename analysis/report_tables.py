@@ -23,7 +23,7 @@ from analysis.link_groups import Group
 from analysis.profile import Profile
 from analysis.surface import Surface
 from trainer.result import TrialState
-from trainer.trial import format_flops
+from trainer.trial import TrialSpec, format_flops
 
 MAX_TABLE_ROWS = 2000
 MAX_FAILURES = 50
@@ -237,9 +237,14 @@ def trial_table(rows: pd.DataFrame) -> dict[str, Any]:
     )
     lines = [
         {"incomplete": record["incomplete"], "cells": [_cell(record[column], say) for column, _, say in _COLUMNS]}
-        for record in ordered.head(MAX_TABLE_ROWS).to_dict("records")
+        for record in _with_settings(ordered.head(MAX_TABLE_ROWS)).to_dict("records")
     ]
     return {"headings": headings, "lines": lines}
+
+
+def _with_settings(rows: pd.DataFrame) -> pd.DataFrame:
+    """With each trial's own method, where trials of one method differ in its settings."""
+    return rows.assign(method=[TrialSpec.from_json(spec).method.label for spec in rows["spec"]])
 
 
 def _cell(value: Any, say: Callable[[Any], str]) -> tuple[str, str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from analysis.fit import Interval
 from trainer.trial import format_flops
+
+if TYPE_CHECKING:
+    from analysis.fit import Interval
 
 
 def flops(value: float) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analysis.frontier import Frontier
     from analysis.lifetime import Service
     from analysis.recommend import Recommendation
+    from cluster.outlook import Outlook
     from sweeps.agenda import Agenda
     from sweeps.cost import Cost, Rates
     from sweeps.extension import Added
@@ -94,23 +95,25 @@ def cost_of(spec: SweepSpec, planned: Plan, rates: Rates, store: Store | None) -
     """What the plan costs on GPUs; ``None`` for a sweep on CPUs, unless a device is asked about."""
     if not spec.resources.gpus_per_trial and rates.device is None:
         return None
-    from sweeps.columns import SCHEMA
     from sweeps.cost import cost
 
-    return cost(planned, rates, store.read_trials(strict=False) if store else SCHEMA.empty_table().to_pandas())
+    return cost(planned, rates, store.read_trials(strict=False) if store else None)
 
 
-def proposals_of(spec: SweepSpec, planned: Plan, prepared: Prepared | None, device: str | None) -> tuple[str, ...]:
-    """What would mend the plan, and which models do not fit one GPU of this kind, or of an assumed one."""
-    from cluster.outlook import memory_sentences
+def outlook_of(
+    spec: SweepSpec, planned: Plan, prepared: Prepared | None, device: str | None
+) -> tuple[Outlook, tuple[str, ...]]:
+    """Where the plan's trials would run on GPUs of this kind, or of an assumed one, and what would mend the plan."""
+    from cluster.outlook import memory_sentences, outlook
     from sweeps.cost import ASSUMED_DEVICE
     from sweeps.proposals import proposals
     from trainer.ladder import SHAPES
 
     shapes = SHAPES if prepared is None else {name: model.shape for name, model in prepared.models.items()}
     num_negatives = 0 if prepared is None else prepared.manifest.source.num_negatives
-    memory = memory_sentences(spec, planned, shapes, device or ASSUMED_DEVICE, num_negatives=num_negatives)
-    return (*proposals(spec, planned), *memory)
+    seats = outlook(spec, planned, shapes, device or ASSUMED_DEVICE, num_negatives=num_negatives)
+    memory = memory_sentences(spec, planned, seats, device or ASSUMED_DEVICE)
+    return seats, (*proposals(spec, planned), *memory)
 
 
 def prepared_of(store: Store) -> Prepared:
@@ -174,12 +177,19 @@ def asked_plan(store: Store) -> Plan:
     return replace(planned.without(agenda.ruled_out), decided=summary(agenda))
 
 
+def rows_of(store: Store) -> pd.DataFrame:
+    """A store's rows as the analysis takes them: with methods as the sweep compares them."""
+    from sweeps.grouping import by_method
+
+    return by_method(store.read_trials(), store.spec)
+
+
 def recommendations(store: Store, budgets_flops: Sequence[int]) -> list[Recommendation]:
     """What to train at each budget, from all rows of a store."""
     from analysis.frontier import fit_frontier
     from analysis.recommend import recommend as recommend_at
 
-    frontier = fit_frontier(store.read_trials())
+    frontier = fit_frontier(rows_of(store))
     prepared = prepared_of(store)
     shapes = [model.shape for model in prepared.models.values()]
     return [recommend_at(frontier, budget, shapes, prepared.statistics.tokens_per_pair) for budget in budgets_flops]
@@ -191,12 +201,12 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     from analysis.frontier import fit_frontier
     from analysis.recommend import recommend as recommend_at
     from analysis.report import ReportContext, write_report
-    from cluster import data_tables, tables
+    from cluster import data_tables, plan_tables
     from cluster.data_answers import statistics_of
     from cluster.data_sheet import sheet_of
     from sweeps.account import sentences
 
-    rows = store.read_trials()
+    rows = rows_of(store)
     frontier = fit_frontier(rows)
     spec, prepared = store.spec, prepared_of(store)
     tokens, shapes = prepared.statistics, [model.shape for model in prepared.models.values()]
@@ -209,7 +219,7 @@ def write_report_of(store: Store, budget_flops: int | None) -> Path:
     context = ReportContext(
         sweep=spec.name,
         manifest=tuple(data_tables.data_facts(prepared)),
-        plan=tuple(tables.plan_facts(planned)),
+        plan=tuple(plan_tables.plan_facts(planned)),
         left_out=tuple((out.cell.words, out.reason) for out in planned.left_out),
         notes=(*(NANO_NOTES if spec.data.source == "nano" else ()), *sentences(agenda_of(store))),
         served=Served(
@@ -280,7 +290,7 @@ def emit_sweep(path: Path, spec: SweepSpec, frontier: Frontier, answer: Recommen
     emitted = one_cell(
         spec,
         answer,
-        noise_relative_sd=frontier.method(answer.method.label).noise.relative_sd,
+        noise_relative_sd=frontier.method(answer.label).noise.relative_sd,
         stated_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     path.write_text(emitted.to_yaml(), encoding="utf-8")

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cluster.tables import facts_table, plain_table
+from cluster.plain import facts_table, plain_table
 from sweeps import document
 from trainer.contamination import SHARE, SIZES, TaskContamination
 from trainer.data import SIDES, DataManifest, Origin, SideStatistics

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from cluster import tables
+from cluster import plan_tables
 from cluster.answers import cost_of, find_prepared, plan_of, say
 from cluster.bounds import Bounds
 from cluster.local import access_token
@@ -218,7 +218,7 @@ def _say_cost(spec: SweepSpec, root: Root | None, wish: Wish, console: Console) 
     store = Store.open(root) if root and (root / "sweep.yaml").exists() else None
     cost = cost_of(spec, planned, wish.rates, store)
     if root is None:
-        console.print(tables.plan_summary(spec.name, planned, cost))
+        console.print(plan_tables.plan_summary(spec.name, planned, cost))
     elif cost:
         say(console, cost.sentence())
     if cost and (cap := _cap_below(cost, wish)):

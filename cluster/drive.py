@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from cluster import tables
+from cluster import plan_tables
 from cluster.answers import asked_plan, plan_of, prepare_for, prepared_of, recommendations, say, tell, write_report_of
 from cluster.bounds import CAPPED_STATUS, Bounds
 from cluster.driver import announce, driving
@@ -82,7 +82,7 @@ def drive(
     revisions = {name: model.revision for name, model in prepared.models.items()}
     all_studies = studies(spec, planned, data=prepared.manifest.hash, revisions=revisions, shapes=shapes)
     store = Store.create(root.resolve(), spec, prepared.to_json())
-    console.print(tables.plan_summary(spec.name, planned))
+    console.print(plan_tables.plan_summary(spec.name, planned))
     with driving(store.root), _stoppable(store, console):
         if len(store.trial_ids()) < asked_plan(store).total.num_trials:
             with ground_of(spec, console) as ground:

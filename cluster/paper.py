@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.link import with_means
 from analysis.rows import read_table
 from cluster import data_tables
-from cluster.answers import agenda_of, plan_of, prepared_of, scores_of
+from cluster.answers import agenda_of, plan_of, prepared_of, rows_of, scores_of
 from sweeps.account import sentences
 from sweeps.card import CardFacts, ModelFacts, card
 from sweeps.store import Store
@@ -23,7 +23,7 @@ TABLES = (".csv", ".tsv", ".gz", ".parquet", ".pq")
 
 def card_of(store: Store, *, latex: bool) -> str:
     """A store's reproducibility sheet, in Markdown or LaTeX."""
-    spec, prepared, rows = store.spec, prepared_of(store), store.read_trials()
+    spec, prepared, rows = store.spec, prepared_of(store), rows_of(store)
     scores = scores_of(store)
     recorded, unrecorded = store.trial_ids(), store.read_unrecorded()
     known = CardFacts(

@@ -1,13 +1,9 @@
-"""What a plan and a sweep's status look like in a terminal.
+"""What a sweep's status, and a trial trained again, look like in a terminal.
 
 Knows how to show the values that the other packages return. Never computes them.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -15,10 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.live import Live
+from cluster.plain import facts_table, plain_table
 from cluster.status import SweepStatus
 from cluster.view import duration
-from sweeps.cost import Cost
-from sweeps.plan import LeftOut, Plan, PlannedCell
 from sweeps.reproduction import Reproduction
 from trainer.result import TrialState
 from trainer.trial import format_flops
@@ -26,87 +21,6 @@ from trainer.trial import format_flops
 MOST_FAILURES = 10
 MOST_RUNNING = 16
 """Running trials shown; a cluster may have hundreds."""
-
-
-def plan_view(name: str, plan: Plan, cost: Cost | None = None, proposals: Sequence[str] = ()) -> RenderableType:
-    """Every cell, what is left out and why, the totals, and what they cost."""
-    parts: list[RenderableType] = [Text(assumption) for assumption in assumptions(plan)]
-    if plan.cells:
-        parts.append(_plan_table(plan.cells))
-    if plan.left_out:
-        parts += [Text(""), Text(f"left out: {len(plan.left_out)} cells"), _left_out_table(plan.left_out)]
-    if cost:
-        parts += [Text(""), _cost_table(plan, cost)]
-    if proposals:
-        parts += [Text(""), *(Text(f"- {sentence}") for sentence in proposals)]
-    return Group(*parts, Text(""), plan_summary(name, plan, cost))
-
-
-def plan_summary(name: str, plan: Plan, cost: Cost | None = None) -> Text:
-    """The totals in a sentence, and what they cost in another."""
-    total = plan.total
-    left_out = f"; {len(plan.left_out)} cells are left out (isoflop plan says why)" if plan.left_out else ""
-    trials = f"{'at most ' if plan.at_most else ''}{total.num_trials} trials in {total.num_cells} cells"
-    paid = f"\nthat is {cost.sentence()}" if cost else ""
-    return Text(f"sweep {name}: {trials}, {format_flops(total.flops)} FLOPs{left_out}{paid}")
-
-
-def assumptions(plan: Plan) -> tuple[str, ...]:
-    """What the plan takes for granted because nothing has been prepared yet."""
-    facts = plan.facts
-    if facts.measured:
-        return ()
-    pairs = "the number of pairs unknown" if facts.num_train_pairs is None else f"{facts.num_train_pairs:,} pairs"
-    return (
-        f"The data are not prepared yet: {facts.tokens_per_pair:g} tokens a pair and {pairs} are assumed. "
-        "'isoflop data prepare' prepares and measures them.",
-    )
-
-
-def plan_record(name: str, plan: Plan, cost: Cost | None = None, proposals: Sequence[str] = ()) -> dict[str, Any]:
-    """The plan as plain values, for JSON."""
-    return {
-        "sweep": name,
-        "facts": asdict(plan.facts),
-        "cells": [
-            {
-                "budget_flops": planned.cell.budget_flops,
-                "model": planned.cell.model,
-                "method": planned.cell.label,
-                "num_trials": planned.num_trials,
-                "num_params_non_embedding": planned.counts.non_embedding,
-                "tokens": planned.tokens,
-                "pairs": planned.pairs,
-                "steps": planned.steps,
-                "epochs": planned.epochs,
-                "flops": planned.flops,
-            }
-            for planned in plan.cells
-        ],
-        "left_out": [
-            {
-                "budget_flops": out.cell.budget_flops,
-                "model": out.cell.model,
-                "method": out.cell.label,
-                "reason": out.reason,
-            }
-            for out in plan.left_out
-        ],
-        "total": asdict(plan.total),
-        "cost": cost.to_dict() if cost else None,
-        "proposals": list(proposals),
-    }
-
-
-def plan_facts(plan: Plan) -> list[tuple[str, str]]:
-    """The totals, labelled."""
-    total = plan.total
-    budgets = [f"{format_flops(budget)} ({part.num_trials} trials)" for budget, part in plan.budgets.items()]
-    return [
-        ("trials", f"{total.num_trials} in {total.num_cells} cells"),
-        ("FLOPs", format_flops(total.flops)),
-        ("budgets", ", ".join(budgets)),
-    ]
 
 
 def status_view(status: SweepStatus) -> RenderableType:
@@ -192,72 +106,6 @@ def _driver_words(status: SweepStatus) -> str:
     if status.num_rows == status.num_trials:
         return "none: every trial has its row"
     return f"none that this machine can see: go on with 'isoflop resume {status.store}'"
-
-
-def _plan_table(cells: Iterable[PlannedCell]) -> Table:
-    table = plain_table("", "budget", "model", "method", "parameters", "tokens", "steps", "epochs", "trials", "FLOPs")
-    for planned in cells:
-        table.add_row(
-            format_flops(planned.cell.budget_flops),
-            planned.cell.model,
-            planned.cell.label,
-            f"{planned.counts.non_embedding:,}",
-            f"{planned.tokens:,}",
-            f"{planned.steps:,}",
-            "unknown" if planned.epochs is None else f"{planned.epochs:.2f}",
-            str(planned.num_trials),
-            format_flops(planned.flops),
-        )
-    return table
-
-
-def _cost_table(plan: Plan, cost: Cost) -> Table:
-    from analysis.hardware import amount  # brings pandas, which a status does without
-
-    table = plain_table("", "budget", "trials", "GPU-hours", "money")
-    price = cost.hardware.price_per_hour
-    for budget, part in plan.budgets.items():
-        hours = cost.hours[budget]
-        money = "" if price is None else amount(hours * price)
-        table.add_row(format_flops(budget), str(part.num_trials), amount(hours), money)
-    return table
-
-
-def _left_out_table(left_out: Iterable[LeftOut]) -> Table:
-    table = plain_table("", "budget", "model", "method", "why")
-    for out in left_out:
-        table.add_row(format_flops(out.cell.budget_flops), out.cell.model, out.cell.label, out.reason)
-    return table
-
-
-def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
-    """Labels with their values."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for label, value in facts:
-        table.add_row(label, Text(value))
-    return table
-
-
-def plain_table(title: str, *headings: str) -> Table:
-    """A plain table, words on the left and numbers on the right."""
-    table = Table(title=title or None, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
-    words = {
-        "model",
-        "method",
-        "why",
-        "side",
-        "source",
-        "trial",
-        "quantity",
-        "task",
-        "tokenizer",
-        "held out",
-        "seen in",
-        "languages",
-    }
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in words else "right", no_wrap=heading != "why")
-    return table
 
 
 def _indented(text: str) -> str:

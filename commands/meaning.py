@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from cluster.answers import emit_sweep, fits_of, foretold_score, prepared_of, say, service_of, tell, write_report_of
+from cluster.answers import (
+    emit_sweep,
+    fits_of,
+    foretold_score,
+    prepared_of,
+    rows_of,
+    say,
+    service_of,
+    tell,
+    write_report_of,
+)
 from commands.terminal import JsonOption, StoreArgument, console, open_store, print_json, whole_flops
 
 app = typer.Typer()
@@ -128,7 +138,7 @@ def recommend(
     from analysis.saved import saved_frontier
 
     opened = open_store(store)
-    rows, prepared = opened.read_trials(), prepared_of(opened)
+    rows, prepared = rows_of(opened), prepared_of(opened)
     tokens, shapes = prepared.statistics, [model.shape for model in prepared.models.values()]
     if device is None and (price is not None or mfu is not None):
         raise ValueError("--price or --mfu is given without a device: give --device, such as --device H100")
@@ -184,7 +194,7 @@ def next_cells(
         max_epochs=spec.limits.max_epochs,
     )
     found = design(
-        saved_frontier(opened.read_trials(), fits_of(opened)),
+        saved_frontier(rows_of(opened), fits_of(opened)),
         flops,
         [model.shape for model in prepared.models.values()],
         rules,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.answers import added_to, agenda_of, asked_plan, find_prepared, plan_of, proposals_of, say, tell
+from cluster.answers import added_to, agenda_of, asked_plan, find_prepared, outlook_of, plan_of, say, tell
 from commands.terminal import (
     DeviceOption,
     JsonOption,
@@ -51,7 +51,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a sweep would run and cost, and what it leaves out and why."""
-    from cluster import tables
+    from cluster import plan_tables
     from cluster.answers import cost_of
     from sweeps.cost import Rates
     from sweeps.reading import read_spec
@@ -68,13 +68,13 @@ def plan(
         return
     prepared = find_prepared(read)
     planned = plan_of(read, prepared)
-    proposals = proposals_of(read, planned, prepared, device)
+    seats, proposals = outlook_of(read, planned, prepared, device)
     rates = Rates(device=device, price_per_hour=price, mfu=mfu)
     cost = cost_of(read, planned, rates, open_store(store) if store else None)
     if as_json:
-        print_json(tables.plan_record(read.name, planned, cost, proposals))
+        print_json(plan_tables.plan_record(read.name, planned, cost, proposals, seats))
     else:
-        console().print(tables.plan_view(read.name, planned, cost, proposals))
+        console().print(plan_tables.plan_view(read.name, planned, cost, proposals, seats))
 
 
 @app.command(no_args_is_help=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,8 @@ import pandas as pd
 from sweeps import card_rows
 from sweeps.document import Block, Code, Section, Table, facts, to_latex, to_markdown
 from sweeps.plan import Plan
-from sweeps.spec import SweepSpec
+from sweeps.space import Choices, Range
+from sweeps.spec import MethodSpec, SweepSpec
 from trainer.trial import format_flops
 
 CODE_WIDTH = 110
@@ -92,7 +93,7 @@ def _sweep(known: CardFacts) -> Section:
     said = [
         ("spec", f"{spec.hash} (hash of all that decides what is tried and measured)"),
         ("budgets", f"{', '.join(map(format_flops, spec.budgets_flops))} booked training FLOPs a trial"),
-        ("methods", ", ".join(method.method.label for method in spec.methods)),
+        ("methods", ", ".join(method.label for method in spec.methods)),
         ("models", f"{len(spec.models)}: {', '.join(spec.models)}"),
         ("planned", f"{'at most ' if known.plan.at_most else ''}{known.plan.total.num_trials} trials in "
                     f"{known.plan.total.num_cells} cells (a cell is a budget, a model and a method)"),
@@ -142,7 +143,7 @@ def _space(known: CardFacts) -> Section:
     names = sorted({name for method in fields["methods"] for name in method["search"]})
     lines = tuple(
         (
-            label.method.label,
+            _method(label),
             str(method["trials"]),
             ", ".join(method["models"]) if len(method["models"]) < len(known.spec.models) else "all",
             *(_dimension(method["search"].get(name)) for name in names),
@@ -164,6 +165,23 @@ def _space(known: CardFacts) -> Section:
         heading="Search space and fixed hyperparameters",
         blocks=(ranges, said, facts([*held, *search, *cells, *limits]), *known.decisions),
     )
+
+
+def _method(method: MethodSpec) -> str:
+    """The label, and the settings where some are searched."""
+    if method.smallest is None:
+        return method.label
+    said = []
+    for name, held in asdict(method.method).items():
+        match method.space.searched.get(name):
+            case Range(low=low, high=high):
+                words = f"{low:g} to {high:g}"
+            case Choices(values=values):
+                words = " or ".join(f"{value:g}" for value in values)
+            case None:
+                words = f"{held:g}"
+        said.append(f"{_spaced(name)} {words}")
+    return f"{method.label} ({', '.join(said)})"
 
 
 def _dimension(value: Any) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from sweeps.document import Block, Section, Table, facts
 from trainer.result import TrialState
-from trainer.trial import format_flops
+from trainer.trial import TrialSpec, format_flops
 
 HOUR_SECONDS = 3600
 HASH_DIGITS = 12
@@ -71,7 +71,8 @@ def best(rows: pd.DataFrame) -> Section:
     numbers = done.groupby(["budget_flops", "method", "model"]).size()
     lines, spent = [], []
     for row in best.to_dict("records"):
-        cell = (format_flops(row["budget_flops"]), row["method"], row["model"])
+        method = TrialSpec.from_json(row["spec"]).method.label  # where studies search the rank, the row's is the kind
+        cell = (format_flops(row["budget_flops"]), method, row["model"])
         trials = str(numbers[row["budget_flops"], row["method"], row["model"]])
         lines.append((*cell, row["trial_id"][-HASH_DIGITS:], trials, *(say(row[name]) for name, _, say in _CELL)))
         spent.append((row["trial_id"], *(say(row[name]) for name, _, say in _SPENT)))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sweeps.plan import Plan
+from sweeps.plan import Cell, Plan
 from trainer.devices import find_device
 
 if TYPE_CHECKING:
@@ -40,23 +40,40 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Of a whole plan, and of each of its budgets. Device time of trials alone: idle machines cost more."""
+    """Of a whole plan, and of each of its cells. Device time of trials alone: idle machines cost more."""
 
     hardware: Hardware
     """The device, with the MFU over all models."""
-    hours: Mapping[int, float]
-    """GPU-hours by budget, cheapest first."""
+    cell_hours: Mapping[Cell, float]
+    """GPU-hours by cell, in the plan's order."""
     price_from: Literal["given", "assumed", "unknown"]
     device_from: Literal["given", "assumed"]
 
     @property
+    def hours(self) -> dict[int, float]:
+        """GPU-hours by budget, cheapest first."""
+        budgets = dict.fromkeys((cell.budget_flops for cell in self.cell_hours), 0.0)
+        for cell, hours in self.cell_hours.items():
+            budgets[cell.budget_flops] += hours
+        return budgets
+
+    @property
     def gpu_hours(self) -> float:
-        return sum(self.hours.values())
+        return sum(self.cell_hours.values())
 
     @property
     def money(self) -> float | None:
+        return self.paid(self.gpu_hours)
+
+    @property
+    def currency(self) -> str | None:
+        """Of list prices; ``None`` where a person gave the price, in what they pay with."""
+        return "dollars" if self.price_from == "assumed" else None
+
+    def paid(self, gpu_hours: float) -> float | None:
+        """What so many hours cost; ``None`` without a price."""
         price = self.hardware.price_per_hour
-        return None if price is None else self.gpu_hours * price
+        return None if price is None else gpu_hours * price
 
     def sentence(self) -> str:
         """For a person, with what it rests on."""
@@ -66,7 +83,8 @@ class Cost:
         words = f"about {amount(self.gpu_hours)} GPU-hours of {on.device}"
         if self.money is not None and price is not None:
             rough = ", a rough list price" if self.price_from == "assumed" else ""
-            words += f", or {amount(self.money)} at {amount(price)} an hour{rough}"
+            unit = f" {self.currency}" if self.currency else ""
+            words += f", or {amount(self.money)}{unit} at {amount(price)} an hour{rough}"
         assumed = [
             option
             for option, is_assumed in (
@@ -89,11 +107,12 @@ class Cost:
             "price_from": self.price_from,
             "gpu_hours": self.gpu_hours,
             "money": self.money,
+            "currency": self.currency,
             "gpu_hours_by_budget": {str(budget): hours for budget, hours in self.hours.items()},
         }
 
 
-def cost(plan: Plan, rates: Rates, rows: pd.DataFrame) -> Cost:
+def cost(plan: Plan, rates: Rates, rows: pd.DataFrame | None = None) -> Cost:
     """Hours and money of the plan on one kind of device.
 
     ``rows`` are those of a store, or none: a model whose MFU they have counts with its own, the others with the median
@@ -106,16 +125,15 @@ def cost(plan: Plan, rates: Rates, rows: pd.DataFrame) -> Cost:
     listed = found.dollars_per_hour if found else None
     paid = listed if price is None else price
     overall = hardware(rows, device, mfu=rates.mfu, price_per_hour=paid)
-    measured = set(rows.loc[rows["mfu"].notna(), "model"])
-    own = {
-        model: hardware(rows[rows["model"] == model], device, mfu=rates.mfu, price_per_hour=paid) for model in measured
-    }
-    hours = dict.fromkeys(plan.budgets, 0.0)
-    for planned in plan.cells:
-        hours[planned.cell.budget_flops] += own.get(planned.cell.model, overall).hours(planned.flops)
+    own = {}
+    if rows is not None:
+        own = {
+            model: hardware(rows[rows["model"] == model], device, mfu=rates.mfu, price_per_hour=paid)
+            for model in set(rows.loc[rows["mfu"].notna(), "model"])
+        }
     return Cost(
         hardware=overall,
-        hours=hours,
+        cell_hours={planned.cell: own.get(planned.cell.model, overall).hours(planned.flops) for planned in plan.cells},
         price_from="unknown" if paid is None else "assumed" if price is None else "given",
         device_from="assumed" if rates.device is None else "given",
     )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sweeps.columns import from_row
+from sweeps.grouping import method_label
+from sweeps.spec import SweepSpec
 from sweeps.store import Store, StoreError
 from trainer.result import TrialResult, TrialState
 
@@ -29,16 +31,16 @@ def drop_worse_weights(store: Store) -> None:
     of a trial without a row are left alone: it is about to be recorded.
     """
     recorded = [store.read_trial(trial_id) for trial_id in store.trials_with_weights() if store.has(trial_id)]
-    for trial_id in {result.spec.trial_id for result in recorded} - best_trials(recorded):
+    for trial_id in {result.spec.trial_id for result in recorded} - best_trials(recorded, store.spec):
         store.remove_weights(trial_id)
 
 
-def best_trials(results: Iterable[TrialResult]) -> frozenset[str]:
+def best_trials(results: Iterable[TrialResult], sweep: SweepSpec) -> frozenset[str]:
     """Ids of the complete trials of least loss at each budget and method; of equal ones the first by id."""
     best: dict[tuple[int, str], tuple[float, str]] = {}
     for result in results:
         if result.state is TrialState.COMPLETE:
-            group = result.spec.budget_flops, result.spec.method.label
+            group = result.spec.budget_flops, method_label(sweep, result.spec.method)
             best[group] = min(best.get(group, (math.inf, "")), (_loss(result), result.spec.trial_id))
     return frozenset(trial_id for _, trial_id in best.values())
 
@@ -59,7 +61,7 @@ def choose_trials(store: Store, which: Which) -> Chosen:
         return Chosen(results=(_best_with_weights(store),), without_weights=())
     table, _ = store.read_table()
     complete = [result for row in table.to_pylist() if (result := from_row(row)).state is TrialState.COMPLETE]
-    wanted = best_trials(complete) if which == "frontier" else {result.spec.trial_id for result in complete}
+    wanted = best_trials(complete, store.spec) if which == "frontier" else {result.spec.trial_id for result in complete}
     kept = store.trials_with_weights()
     results = [result for result in complete if result.spec.trial_id in wanted & kept]
     if not results:

@@ -101,6 +101,18 @@ def test_scores_are_in_it_where_there_are_any(store: Store) -> None:
     assert line == plain
 
 
+def test_a_searched_rank_is_in_it_with_its_range_and_the_best_of_each_cell(tmp_path: Path) -> None:
+    text = SPEC.replace("[full, bias]", "[full, {lora: {rank: {low: 1, high: 8}, alpha: [8, 16]}}]")
+    store = filled_store(tmp_path / "ranks", make_world(tmp_path / "world", seconds=0.0), text)
+    sheet = card_of(store, latex=False)
+    [full, lora, *_] = cells_of(sheet, "Search space and fixed hyperparameters")
+    assert (full[0], lora[0]) == ("full", "lora (rank 1 to 8, alpha 8 or 16)")
+    assert [line[1] for line in cells_of(sheet, "Trials by ending")] == ["full", "lora", "full", "lora", "all"]
+    methods = [line[1] for line in cells_of(sheet, "Best trial of every cell")[:4]]
+    assert [m.split("-")[0] for m in methods] == ["full", "lora", "full", "lora"]
+    assert all(method == "full" or method.startswith("lora-r") for method in methods)
+
+
 def test_an_empty_store_has_a_sheet(store: Store) -> None:
     for trial_id in store.trial_ids():
         (store.root / "trials" / f"{trial_id}.parquet").unlink()  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.outlook import memory_sentences
+from cluster.outlook import memory_sentences, outlook
 from sweeps.plan import DataFacts, Plan, plan
 from sweeps.proposals import proposals
 from sweeps.reading import read_spec
@@ -66,7 +66,7 @@ def test_a_plan_without_problems_proposes_nothing() -> None:
 def memory(text: str, device: str = "A100 80GB") -> tuple[str, ...]:
     spec: SweepSpec = read_spec(text)
     made: Plan = plan(spec, DataFacts(num_train_pairs=None, tokens_per_pair=78, measured=False), SHAPES)
-    return memory_sentences(spec, made, SHAPES, device, num_negatives=0)
+    return memory_sentences(spec, made, outlook(spec, made, SHAPES, device, num_negatives=0), device)
 
 
 def test_models_that_do_not_fit_one_gpu_or_any_are_named() -> None:
@@ -79,6 +79,8 @@ def test_models_that_do_not_fit_one_gpu_or_any_are_named() -> None:
     [lack] = memory(large.replace("gpus_per_trial: 1", "gpus_per_trial: 1, max_gpus_per_trial: 1, offload: false"))
     assert "pythia-12b with method full and fixed.batch_size 1024 needs" in lack
     assert lack.startswith("On machines of 8 A100 80GB, ")
+    asked = large.replace("gpus_per_trial: 1", "gpus_per_trial: 1, workers_per_trial: 8")
+    assert memory(asked) == (), "several GPUs that the spec asks for are no lack of one"
     assert memory(SPEC) == (), "on CPUs the machine is looked at when the sweep is launched"
 
 

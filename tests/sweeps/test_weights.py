@@ -14,7 +14,7 @@ from sweeps.store import Store
 from sweeps.weights import best_trials, drop_worse_weights, find_trial
 from tests.sweeps.examples import SPEC, result_of, trial_spec
 from trainer.result import TrialResult, TrialState
-from trainer.trial import Bias, Full
+from trainer.trial import Bias, Full, Lora
 
 
 @pytest.fixture
@@ -49,11 +49,20 @@ def test_the_best_of_each_budget_and_method_stays(store: Store) -> None:
     ]
     for result in kept + dropped:
         save(store, result)
-    assert best_trials(kept + dropped) == {result.spec.trial_id for result in kept}
+    assert best_trials(kept + dropped, store.spec) == {result.spec.trial_id for result in kept}
     drop_worse_weights(store)
     assert store.trials_with_weights() == {result.spec.trial_id for result in kept}
     drop_worse_weights(store)
     assert store.trials_with_weights() == {result.spec.trial_id for result in kept}
+
+
+def test_of_ranks_that_studies_search_the_best_stays_and_of_a_grid_of_them_each(store: Store) -> None:
+    ranks = [of(1, 3.0, method=Lora(rank=4, alpha=8)), of(2, 2.0, method=Lora(rank=5, alpha=8))]
+    searched = "{low: 1, high: 8}"
+    text = SPEC.replace("rank: 4", f"rank: {searched}").replace("trials: 3", "trials: 9")
+    assert best_trials(ranks, read_spec(text)) == {ranks[1].spec.trial_id}
+    grid = text.replace(searched, "[4, 5, 6]").replace("search:", "search:\n  sampler: grid")
+    assert best_trials(ranks, read_spec(grid)) == {result.spec.trial_id for result in ranks}
 
 
 def test_a_trial_without_a_row_keeps_its_weights(store: Store) -> None:
