@@ -141,8 +141,9 @@ class Noted(Turns):
 def test_gangs_of_two_get_their_turn_among_small_trials(
     three_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = make_world(tmp_path / "world", seconds=0.3)
-    monkeypatch.setattr(tune, "Turns", partial(Noted, world, 2.0))
+    slow = {f"full/{number}": "slow" for number in range(6)}  # small ones have time to begin while a gang runs
+    world = make_world(tmp_path / "world", seconds=0.3, faults=slow)
+    monkeypatch.setattr(tune, "Turns", partial(Noted, world, 5.0))
     drive(tmp_path / "store", world, MIXED)
     rows = Store.open(tmp_path / "store").read_trials()
     same_rows(rows, MIXED)
