@@ -30,6 +30,8 @@ WAIT_SECONDS = 300.0
 """For a machine that an autoscaler of a running cluster may bring."""
 UP_WAIT_SECONDS = 1800.0
 """For the first machine of a cluster that was just brought up: GPUs are scarce."""
+HEAD_SECONDS = 120.0
+"""For the head of a cluster that was just brought up to answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +95,7 @@ def _launch_at(target: RayAddress, spec: SweepSpec, wish: Wish, console: Console
         say(
             console,
             f"the access token goes to {target.host} unencrypted: on a network that others use, open a tunnel with "
-            f"'{tunnel(target.address, target.host)}' and give --on at the port that it opens here",
+            f"'{tunnel(target.address, target.host)}' and give --on http:// at the port that it opens here",
         )
     if target.is_here:
         store = str(place(wish.store or Path("stores") / spec.name).resolve())
@@ -118,7 +120,7 @@ def _launch_in(target: ClusterFile, spec: SweepSpec, wish: Wish, console: Consol
     cluster.bring_up(lambda words: say(console, words))
     with cluster.reached() as address:
         say(console, f"dashboard: {address.address} while this runs (its token: {access_token(default_cache())})")
-        status = _submit(address, spec, wish, places, UP_WAIT_SECONDS, cluster.python, console)
+        status = _submit(address, spec, wish, places, UP_WAIT_SECONDS, cluster.python, console, HEAD_SECONDS)
     if wish.down and status is not None:
         cluster.take_down(lambda words: say(console, words))
     return status or 0
@@ -132,6 +134,7 @@ def _submit(
     wait_seconds: float,
     python: str,
     console: Console,
+    patience_seconds: float = 0.0,
 ) -> int | None:
     from cluster.jobs import connect
     from cluster.launch import Way, launch_on
@@ -140,7 +143,8 @@ def _submit(
     store, cache = places
     order = Order(spec=spec.to_yaml(), store=store, cache=cache, bounds=wish.bounds, wait_seconds=wait_seconds)
     way = Way(on=wish.on or "", names=wish.names, python=wish.python or python)
-    return launch_on(connect(target, default_cache()), spec, order, way, detach=wish.detach, console=console)
+    client = connect(target, default_cache(), patience_seconds=patience_seconds)
+    return launch_on(client, spec, order, way, detach=wish.detach, console=console)
 
 
 def shared_places(wish: Wish, spec: SweepSpec) -> tuple[str, str]:

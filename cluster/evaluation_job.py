@@ -74,6 +74,9 @@ def evaluate_on(on: str, order: EvaluationOrder, console: Console) -> int:
             )
         say(console, f"submitted: job {job_id}")
         ended = follow(client, job_id, lambda text: console.out(text, end="", highlight=False))
+    if ended is None:
+        say(console, f"the head was started again and does not know job {job_id}: the same command goes on")
+        return 1
     return 1 if ended.exit_status is None else ended.exit_status
 
 

@@ -15,17 +15,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.local import access_token
 from cluster.order import PACKAGES, Order, job_environment, packed
 from cluster.share import SWEEP
-from cluster.target import RayAddress, tunnel
+from cluster.target import DASHBOARD, LOOPBACK, RayAddress, tunnel
 from sweeps.spec import SweepSpec
 
 STORE, SPEC, ATTEMPT = "isoflop_store", "isoflop_spec", "isoflop_attempt"
 KEEPER, ENTRY = "cluster.keep", "cluster.inside"
 """Modules that a job runs: the driver, and what starts it again where it dies."""
-DASHBOARD = "http://127.0.0.1:8265"
 LIVE = frozenset({"PENDING", "RUNNING"})
 LOST_SECONDS = 60.0
 """How long a follower tries to reach a cluster that does not answer."""
@@ -62,11 +62,12 @@ class SweepJob:
         return self.status in LIVE
 
 
-def connect(target: RayAddress, cache: Path) -> Client:
+def connect(target: RayAddress, cache: Path, *, patience_seconds: float = 0.0) -> Client:
     """A client of the cluster's jobs. Call before anything else imports ray.
 
-    The token is the one of ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH``, else this person's own in ``cache``. Raises
-    ``ValueError`` where no Ray answers, and where it refuses the token.
+    A head that was just started does not answer yet: ``patience_seconds`` is how long it is waited for. The token is
+    the one of ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH``, else this person's own in ``cache``. Raises ``ValueError``
+    where no Ray answers, and where it refuses the token.
     """
     os.environ["RAY_AUTH_MODE"] = "token"
     if not os.environ.get("RAY_AUTH_TOKEN") and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
@@ -81,22 +82,52 @@ def connect(target: RayAddress, cache: Path) -> Client:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+    for module in (
+        "client_builder",
+        "dashboard.modules.dashboard_sdk",
+        "dashboard.modules.job.sdk",
+        "_private.runtime_env.packaging",
+    ):
         logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
-    try:
-        return JobSubmissionClient(target.address)
-    except AuthenticationError as error:
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return JobSubmissionClient(_dashboard_behind(target) if target.is_client else target.address)
+        except AuthenticationError as error:
+            raise ValueError(
+                f"--on is {target.address!r}, which refuses this token: name the cluster's own token file (mode 0600) "
+                "in RAY_AUTH_TOKEN_PATH"
+            ) from error
+        except (OSError, RuntimeError) as error:
+            if time.monotonic() > deadline:
+                raise _nobody_answers(target) from error
+        time.sleep(RETRY_SECONDS)
+
+
+def _nobody_answers(target: RayAddress) -> ValueError:
+    mend = (
+        "start one with 'ray start --head', or leave --on out"
+        if target.is_here
+        else f"check that it is up, or open a tunnel with '{tunnel(DASHBOARD, 'HEAD')}' and give --on {DASHBOARD}"
+    )
+    return ValueError(f"--on is {target.address!r}, and no Ray answers there: {mend}")
+
+
+def _dashboard_behind(target: RayAddress) -> str:
+    """The web address of the dashboard of a Ray Client server's cluster, which takes the jobs.
+
+    Raises ``ValueError`` where it is on the loopback of another machine, and ``OSError`` where no Ray answers.
+    """
+    import ray
+
+    with ray.init(address=target.address, log_to_driver=False, logging_level="error") as context:
+        dashboard = f"http://{context.dashboard_url}"
+    if target.crosses_a_network and urlsplit(dashboard).hostname in LOOPBACK:
         raise ValueError(
-            f"--on is {target.address!r}, which refuses this token: name the cluster's own token file (mode 0600) in "
-            "RAY_AUTH_TOKEN_PATH"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        mend = (
-            "start one with 'ray start --head', or leave --on out"
-            if target.is_here
-            else f"check that it is up, or open a tunnel with '{tunnel(DASHBOARD, 'HEAD')}' and give --on {DASHBOARD}"
+            f"--on is {target.address!r}, whose dashboard takes the jobs and is on that machine's loopback: open a "
+            f"tunnel with '{tunnel(dashboard, target.host)}' and give --on {dashboard}"
         )
-        raise ValueError(f"--on is {target.address!r}, and no Ray answers there: {mend}") from error
+    return dashboard
 
 
 def sweep_jobs(client: Client) -> list[SweepJob]:
@@ -148,11 +179,14 @@ def job_of(client: Client, job_id: str) -> SweepJob:
     return _sweep_job(client.get_job_info(job_id))
 
 
-def follow(client: Client, job_id: str, write: Callable[[str], object], *, skip: int = 0) -> SweepJob:
+def follow(client: Client, job_id: str, write: Callable[[str], object], *, skip: int = 0) -> SweepJob | None:
     """Give ``write`` the job's log as it grows, without its first ``skip`` characters, until the job ends.
 
-    A connection that breaks is made again. Raises ``ValueError`` where the cluster stays away.
+    ``None`` where the cluster does not know the job any more: a head that was started again remembers nothing. A
+    connection that breaks is made again. Raises ``ValueError`` where the cluster stays away.
     """
+    from aiohttp import ClientError
+
     seen, lost_since = 0, None
 
     def take(text: str) -> None:
@@ -175,7 +209,9 @@ def follow(client: Client, job_id: str, write: Callable[[str], object], *, skip:
             if not job.is_live:
                 return job
             lost_since = None
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ClientError) as error:
+            if _is_forgotten(client, job_id):
+                return None
             lost_since = lost_since or time.monotonic()
             if time.monotonic() - lost_since > LOST_SECONDS:
                 raise ValueError(
@@ -183,6 +219,14 @@ def follow(client: Client, job_id: str, write: Callable[[str], object], *, skip:
                     "follow it, it may well go on"
                 ) from error
         time.sleep(RETRY_SECONDS)
+
+
+def _is_forgotten(client: Client, job_id: str) -> bool:
+    """Whether the cluster answers, and has no such job."""
+    try:
+        return all(job.submission_id != job_id for job in client.list_jobs())
+    except (OSError, RuntimeError):
+        return False
 
 
 def stop_job(client: Client, job: SweepJob) -> SweepJob:

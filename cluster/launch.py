@@ -72,14 +72,14 @@ def _submit(client: Client, spec: SweepSpec, order: Order, way: Way) -> SweepJob
 def _follow(client: Client, spec: SweepSpec, order: Order, way: Way, job: SweepJob, skip: int, console: Console) -> int:
     for restart in range(MAX_RESTARTS + 1):
         ended = follow(client, job.job_id, partial(_write, console), skip=skip)
-        if ended.status == "STOPPED":
+        if ended and ended.status == "STOPPED":
             say(console, f"job {ended.job_id} was stopped; nothing is lost: the same command goes on")
             return STOPPED_STATUS
-        if ended.status == "SUCCEEDED":
+        if ended and ended.status == "SUCCEEDED":
             return 0
-        if ended.exit_status is not None and ended.exit_status in {*FINAL, DIED}:
+        if ended and ended.exit_status is not None and ended.exit_status in {*FINAL, DIED}:
             return ended.exit_status
-        reason = _reason(ended)
+        reason = _reason(ended) if ended else "the head was started again and does not know it"
         if restart < MAX_RESTARTS:
             job, skip = live_job(client, order.store) or _submit(client, spec, order, way), 0
             say(console, f"the job died ({reason}); started again: job {job.job_id}")

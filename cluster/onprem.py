@@ -145,7 +145,7 @@ def _start_script(cluster: OnPrem, *, is_head: bool) -> str:
 umask 077
 cd
 pid=.isoflop/{cluster.name}.pid
-if [ -f "$pid" ] && kill -0 "$(cat "$pid")" 2>/dev/null; then echo "Ray runs already"; exit 0; fi
+if {_runs(cluster)}; then echo "Ray runs already"; exit 0; fi
 cat > .isoflop/{cluster.name}.sh <<'END'
 export {exports}
 export RAY_AUTH_TOKEN_PATH="$HOME/.isoflop/ray-token" PATH="$(dirname {shlex.quote(cluster.python)}):$PATH"
@@ -172,7 +172,7 @@ def _end_script(cluster: OnPrem) -> str:
     return f"""set -u
 cd
 pid=.isoflop/{cluster.name}.pid
-[ -f "$pid" ] || {{ echo "no Ray of this cluster"; exit 0; }}
+if ! {_runs(cluster)}; then rm -f "$pid"; echo "no Ray of this cluster"; exit 0; fi
 group=$(cat "$pid")
 kill -TERM "$group" 2>/dev/null
 left={END_SECONDS}
@@ -181,6 +181,14 @@ kill -KILL -- "-$group" 2>/dev/null
 rm -f "$pid"
 echo "Ray ended"
 """
+
+
+def _runs(cluster: OnPrem) -> str:
+    """A condition of the shell: the process of ``$pid`` is the one that was started here.
+
+    The file outlives a machine's restart, after which another process may have its number.
+    """
+    return f"""grep -qsF .isoflop/{cluster.name}.sh "/proc/$(cat "$pid" 2>/dev/null)/cmdline\""""
 
 
 def _ssh(cluster: OnPrem) -> list[str]:

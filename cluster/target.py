@@ -10,6 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 SCHEMES = ("http", "https", "ray")
+DASHBOARD = "http://127.0.0.1:8265"
+"""Of a head, on its loopback; here, where a tunnel leads there."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 FORMS = (
     "give http://HEAD:8265, ray://HEAD:10001, auto for a Ray on this machine, a cluster file such as "
@@ -39,6 +41,11 @@ class RayAddress:
         return self.address == "auto"
 
     @property
+    def is_client(self) -> bool:
+        """Whether it is a Ray Client server's, which is asked where the cluster's dashboard is."""
+        return self.address.startswith("ray://")
+
+    @property
     def crosses_a_network(self) -> bool:
         """Whether what is sent, the token with it, leaves this machine unencrypted."""
         return self.host not in LOOPBACK | {""} and not self.address.startswith("https://")
@@ -60,8 +67,11 @@ Target = Here | RayAddress | ClusterFile | Kubernetes
 
 
 def tunnel(dashboard: str, host: str) -> str:
-    """What a person types on another machine to see a dashboard that is on ``host``'s loopback."""
-    port = urlsplit(dashboard).port or 8265
+    """What a person types on another machine to see a dashboard that is on ``host``'s loopback.
+
+    A Ray Client server's address says nothing of the dashboard's port: Ray's own is taken.
+    """
+    port = urlsplit(DASHBOARD if dashboard.startswith("ray://") else dashboard).port or 8265
     return f"ssh -N -L {port}:127.0.0.1:{port} {host}"
 
 

@@ -2,7 +2,7 @@
 
 It trains nothing: it is there to inject faults and to give known answers, on the real Ray, search and store. The
 folder that ``files.tokens`` names is its world: ``faults.json`` maps ``method/number`` to a fault, ``log/`` gets a line
-for each start and each step.
+for each start and each step, and ``order`` those of all trials.
 """
 
 from __future__ import annotations
@@ -51,8 +51,13 @@ def checks_until(spec: TrialSpec, spent: float) -> tuple[tuple[CheckedLoss, ...]
 
 
 def train(
-    spec: TrialSpec, placement: Placement, files: TrialFiles, report: Callable[[CurvePoint], None]
+    spec: TrialSpec,
+    placement: Placement,
+    files: TrialFiles,
+    report: Callable[[CurvePoint], None],
+    together: object = None,
 ) -> TrialResult:
+    """``together`` is what several workers would train with: here they only have their place."""
     world, folder = Path(files.tokens), Path(files.checkpoints)
     settings = json.loads((world / "faults.json").read_text())
     fault = settings["faults"].get(f"{spec.method.label}/{spec.number}", "")
@@ -112,6 +117,17 @@ def note(world: Path, spec: TrialSpec, what: str) -> None:
     (world / "log").mkdir(exist_ok=True)
     with (world / "log" / spec.trial_id).open("a") as log:
         log.write(what + "\n")
+    note_order(world, f"{spec.trial_id} {what}")
+
+
+def note_order(world: Path, what: str) -> None:
+    with (world / "order").open("a") as order:
+        order.write(what + "\n")
+
+
+def order(world: Path) -> list[list[str]]:
+    """What happened, by whom: the trial and the words of each event, the first one first."""
+    return [line.split() for line in (world / "order").read_text().splitlines()]
 
 
 def events(world: Path, trial_id: str) -> list[str]:

@@ -42,6 +42,8 @@ PORTS = (
 class Head:
     address: str
     """Of its dashboard."""
+    ray_address: str
+    """Of its Ray Client server."""
     token_file: Path
     process: subprocess.Popen[str]
 
@@ -71,7 +73,8 @@ def head(folder: Path, num_cpus: int = 2) -> Iterator[Head]:
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
         _wait_until_it_answers(address, process, folder / "head.log")
-        yield Head(address=address, token_file=token_file, process=process)
+        client = f"ray://127.0.0.1:{ports['ray-client-server-port']}"
+        yield Head(address=address, ray_address=client, token_file=token_file, process=process)
     finally:
         end_group(process)
         shutil.rmtree(temporary, ignore_errors=True)

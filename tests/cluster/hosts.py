@@ -69,11 +69,16 @@ class Host:
     is_up: bool = False
     """Whether its node was started and has not been lost since."""
 
+    @property
+    def disk(self) -> Path:
+        """Where the host itself sees its folder; there, each of them sees its own."""
+        return self.folder.parent / "ray"
+
     def start(self, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
         """Run a command on this host, in a process namespace of its own; its output goes to a file."""
         inside = 'mount --bind "$0" "$1" && shift && exec "$@"'
         entered = ["ip", "netns", "exec", self.name, "unshare", "--mount", "--pid", "--fork", "--kill-child"]
-        entered += ["--mount-proc", "sh", "-c", inside, str(self.folder), str(self.folder.parent / "ray")]
+        entered += ["--mount-proc", "sh", "-c", inside, str(self.folder), str(self.disk)]
         log = (self.folder / f"{Path(command[0]).name}.log").open("ab")
         process = subprocess.Popen(
             [*entered, *command], env={**self.environment, **environment}, stdout=log, stderr=log, cwd=REPOSITORY
@@ -84,9 +89,19 @@ class Host:
     def start_ray(self, *options: str) -> None:
         """A Ray node here; it has started when the others see it."""
         command = [RAY, "start", f"--node-ip-address={self.address}", *options]
-        command += [f"--temp-dir={self.folder.parent / 'ray'}", "--object-store-memory=100000000", "--block"]
+        command += [f"--temp-dir={self.disk}", "--object-store-memory=100000000", "--block"]
         self.power = self.start([*command, "--disable-usage-stats"])
         self.is_up = True
+
+    def boot(self) -> None:
+        """The machine without a Ray; its first process reaps what others leave."""
+        sign = self.folder / "on"
+        sign.unlink(missing_ok=True)
+        self.power = self.start(["sh", "-c", 'touch "$0"; while :; do sleep 1; done', str(self.disk / "on")])
+        deadline = time.monotonic() + START_SECONDS
+        while not sign.exists():
+            assert time.monotonic() < deadline, (self.folder / "sh.log").read_text()
+            time.sleep(0.05)
 
     def enter(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Run a command beside the Ray node of this host, as somebody who has logged in."""
@@ -129,6 +144,17 @@ class Hosts:
     lookout: subprocess.Popen[str] | None = None
     """Says how many nodes are alive when asked by a line: a process, because only the hosts see each other."""
 
+    def start_head(self) -> None:
+        """Let the head begin, also one that was lost: it remembers nothing."""
+        self.head.start_ray("--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false")
+        _wait_for_port(self.head)
+        self.lookout = self.head.enter(
+            [sys.executable, "-c", LOOKOUT, f"{self.head.address}:{PORT}", str(START_SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.wait()
+
     def start_worker(self, worker: Host) -> None:
         """Let a worker join, also one that was lost: as a new node."""
         if worker.power is not None:
@@ -167,6 +193,17 @@ def child_of(process: subprocess.Popen[Any]) -> int:
 @contextmanager
 def several_hosts(num_workers: int = 2, *, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[Hosts]:
     """A running cluster; every process, namespace and folder of it is gone at the end."""
+    with bare_hosts(num_workers, num_cpus=num_cpus, num_gpus=num_gpus) as hosts:
+        hosts.start_head()
+        for worker in hosts.workers:
+            # One after the other: two at once on a busy machine have been seen to time out.
+            hosts.start_worker(worker)
+        yield hosts
+
+
+@contextmanager
+def bare_hosts(num_workers: int, *, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[Hosts]:
+    """Hosts that see each other, and no process on them; all of them are gone at the end."""
     # Not under a test's own folder: the paths of Ray's sockets have to be short.
     folder = Path(tempfile.mkdtemp(prefix="iso-"))
     tag = secrets.token_hex(3)
@@ -192,18 +229,6 @@ def several_hosts(num_workers: int = 2, *, num_cpus: int = 2, num_gpus: int = 0)
     bridge = f"iso{tag}br"
     try:
         _connect(made, bridge)
-        hosts.head.start_ray("--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false")
-        _wait_for_port(hosts.head)
-        hosts.lookout = hosts.head.enter(
-            [sys.executable, "-c", LOOKOUT, f"{hosts.head.address}:{PORT}", str(START_SECONDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        hosts.wait()
-        for worker in hosts.workers:
-            worker.folder.mkdir(exist_ok=True)
-            # One after the other: two at once on a busy machine have been seen to time out.
-            hosts.start_worker(worker)
         yield hosts
     finally:
         for host in made:

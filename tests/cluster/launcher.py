@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster import jobs, launch
+from cluster.dispatch import HEAD_SECONDS
 from cluster.order import PACKAGES, Order
 from cluster.target import RayAddress
 from sweeps.reading import read_spec
@@ -23,7 +24,7 @@ WAY = launch.Way(
 def main() -> None:
     address, path = sys.argv[1:]
     order = Order.read(Path(path))
-    client = jobs.connect(RayAddress(address=address), Path(order.cache))
+    client = jobs.connect(RayAddress(address=address), Path(order.cache), patience_seconds=HEAD_SECONDS)
     console = Console(width=200)
     sys.exit(launch.launch_on(client, read_spec(order.spec), order, WAY, detach=False, console=console))
 

@@ -24,6 +24,7 @@ from cluster.order import Order
 from cluster.target import RayAddress
 from sweeps.reading import read_spec
 from sweeps.store import Store
+from tests.cluster import fake
 from tests.cluster.head import Head, end_group, head
 from tests.cluster.launcher import WAY
 from tests.cluster.sweep import SPEC, make_world, same_rows
@@ -242,19 +243,34 @@ def test_the_doctor_asks_every_machine_by_a_job(client: jobs.Client, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_sweeps_share_the_slots(client: jobs.Client, tmp_path: Path) -> None:
-    """The first takes both slots; the second gets one of them while the first still runs, and both end."""
-    many = LAUNCHED.replace("trials: 3", "trials: 20")
-    first = replace(order_for(tmp_path / "first", seconds=0.6), spec=many)
-    second = order_for(tmp_path / "second", seconds=0.2)
+    """The first takes both slots; the second gets its own as trials of the first end, and both go on."""
+    first = replace(order_for(tmp_path, seconds=0.6), spec=LAUNCHED.replace("trials: 3", "trials: 20"))
+    later = LAUNCHED.replace("[1e9, 4e9]", "[2e9, 8e9]")
+    second = replace(first, spec=later, store=str(tmp_path / "second"))
     send(client, first, detach=True)
     wait_for(lambda: num_rows(first) >= 1)
     assert send(client, second, detach=False)[0] == 0
     job = jobs.live_job(client, first.store)
     assert job is not None, "the second had to wait for the whole of the first"
-    same_rows(Store.open(Path(second.store)).read_trials(), LAUNCHED)
+    same_rows(Store.open(Path(second.store)).read_trials(), later)
     between = num_rows(first)
     wait_for(lambda: num_rows(first) > between + 1)
     jobs.stop_job(client, job)
+
+    late = Store.open(Path(second.store)).trial_ids()
+    told = list(enumerate(fake.order(Path(first.cache) / "world")))
+    begun = [at for at, (who, what, *_) in told if what == "start" and who in late]
+    assert len(begun) == len(late), "a trial of the second was run twice"
+    beside = [at for at, (who, what, *_) in told if what == "start" and who not in late and begun[0] < at < begun[-1]]
+    assert beside, "the first had to wait for the whole of the second"
+    running: set[str] = set()
+    for _, (who, what, *rest) in told:
+        if what == "start":
+            assert rest[0] == "0" and who not in running, "a trial was stopped for another sweep"
+            running.add(who)
+        elif rest == ["4"]:
+            running.discard(who)
+        assert len(running) <= 2, "more trials than slots"
 
 
 class Launcher:

@@ -1,13 +1,37 @@
-"""Turns of large and small trials on a simulated machine: nobody starves, and nothing is held for long."""
+"""Turns of large and small trials, on a simulated machine and on a real Ray: nobody starves, nothing is held long."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from cluster import turns
+from cluster import tune, turns
 from cluster.turns import Turns
+from sweeps.store import Store
+from tests.cluster import fake
+from tests.cluster.sweep import SPEC, drive, make_world, same_rows
+
+# With 14 GiB for each worker, full fine-tuning of the larger model alone needs two GPUs.
+MIXED = (
+    SPEC.replace("[nano-1k]", "[EleutherAI/pythia-14m, EleutherAI/pythia-1b]")
+    .replace("[1e9, 4e9]", "[4e15]")
+    .replace("trials: 3", "trials: 6")
+    + """
+resources:
+  gpus_per_trial: 1
+  max_gpus_per_trial: 2
+  memory_gib_per_worker: 14
+  chunk_tokens: 1024
+  recompute: false
+  offload: false
+  dtype: float32
+  reuse_actors: true
+"""
+)
 
 
 def always(key: str) -> bool:
@@ -89,3 +113,50 @@ def test_nobody_makes_room_for_what_waits_for_machines() -> None:
     held.asks("large", 8)
     assert not held.may_ask(1, 1, always)
     assert held.may_ask(1, 1, lambda key: False)
+
+
+@pytest.fixture
+def three_gpus() -> Iterator[None]:
+    """A Ray that takes this machine for one with three GPUs."""
+    import ray
+
+    ray.init(address="local", num_cpus=3, num_gpus=3, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class Noted(Turns):
+    """Turns that tell the world when a trial is asked for."""
+
+    def __init__(self, world: Path, patience_seconds: float) -> None:
+        super().__init__(patience_seconds)
+        self._world = world
+
+    def asks(self, key: str, size: float) -> None:
+        super().asks(key, size)
+        fake.note_order(self._world, f"{key} asks {size:g}")
+
+
+@pytest.mark.slow
+def test_gangs_of_two_get_their_turn_among_small_trials(
+    three_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = {f"full/{number}": "slow" for number in range(6)}  # small ones have time to begin while a gang runs
+    world = make_world(tmp_path / "world", seconds=0.3, faults=slow)
+    monkeypatch.setattr(tune, "Turns", partial(Noted, world, 5.0))
+    drive(tmp_path / "store", world, MIXED)
+    rows = Store.open(tmp_path / "store").read_trials()
+    same_rows(rows, MIXED)
+    gangs = set(rows.loc[rows["num_workers"] == 2, "trial_id"])
+    assert len(gangs) == 6 and set(rows["num_workers"]) == {1, 2}
+
+    told = list(enumerate(fake.order(world)))
+    asked = [at for at, (_, what, *rest) in told if (what, rest[0]) == ("asks", "2")]
+    began = [at for at, (who, what, *_) in told if what == "start" and who in gangs]
+    ended = [at for at, (who, what, *rest) in told if (what, rest[0]) == ("step", "4") and who in gangs]
+    small = [at for at, (who, what, *_) in told if what == "start" and who not in gangs]
+    assert len(asked) == len(began) == len(ended) == len(gangs)
+    # One gang waits at a time, so they begin as they were asked for.
+    assert any(ask < at < begin for ask, begin in zip(asked, began, strict=True) for at in small), "it held its places"
+    assert any(begin < at < end for begin, end in zip(began, ended, strict=True) for at in small), "a GPU was idle"
+    assert sum(begin < max(small) for begin in began) > 1, "gangs waited until the small trials were done"
