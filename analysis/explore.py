@@ -191,8 +191,9 @@ def _settings(flops: Sequence[str]) -> dict[str, Any]:
 
 
 def _source(name: str, table: pd.DataFrame) -> ColumnDataSource:
-    """Plain lists, which the page's script can take lines from."""
-    return ColumnDataSource(data={key: table[key].tolist() for key in table.columns}, name=name)
+    """Plain lists, which the page's script can take lines from. A browser has no integers as large as FLOPs."""
+    data = {key: [float(value) if type(value) is int else value for value in table[key]] for key in table.columns}
+    return ColumnDataSource(data=data, name=name)
 
 
 def _blank(title: str, x: str, y: str, name: str, *, log_y: bool, height: int) -> Any:
