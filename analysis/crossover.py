@@ -17,7 +17,7 @@ from analysis.fit import FloatArray, Interval, percentile_interval
 
 REACH = 1e3
 """How far beyond the measured budgets a crossover is looked for."""
-POINTS = 600
+POINTS = 200
 MAX_REACH = 4.0
 """Further than this outside the measured budgets a crossover is called a guess."""
 

@@ -76,7 +76,8 @@ class Drawing:
             if engine := self.figure.get_layout_engine():
                 engine.execute(self.figure)
             self.figure.set_layout_engine("none")
-            self.figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+            quick = {"compress_level": 3}
+            self.figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None}, pil_kwargs=quick)
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
         self.data.to_csv(folder / f"{name}.csv", index=False)

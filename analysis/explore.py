@@ -238,8 +238,8 @@ def _profiles_figure(sources: Mapping[str, ColumnDataSource]) -> Any:
                 ("learning rate", "@learning_rate{%.3g}"),
                 ("temperature", "@temperature{%.3g}"),
                 ("weight decay", "@weight_decay{%.3g}"),
-                ("tokens, epochs", "@tokens{%.4g}, @epochs{%.3g}"),
-                ("FLOPs booked, measured", "@booked_flops{%.4g}, @measured_flops{%.4g}"),
+                ("tokens, epochs", "@tokens{%.2e}, @epochs{%.3g}"),
+                ("FLOPs booked, measured", "@booked_flops{%.2e}, @measured_flops{%.2e}"),
             ],
             formatters={
                 f"@{name}": "printf"
@@ -277,7 +277,7 @@ def _law_figure(sources: Mapping[str, ColumnDataSource], of: str, label: str, fo
             renderers=[dots],
             tooltips=[
                 ("method", "@of_method: @state"),
-                ("budget", "@x{%.4g} FLOPs"),
+                ("budget", "@x{%.2e} FLOPs"),
                 (f"{of} (90 %)", f"@{y}{{%.4g}} (@{of}_low{{%.4g}} to @{of}_high{{%.4g}})"),
                 ("best measured", "@model, trial @trial_id"),
             ],
