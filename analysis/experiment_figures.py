@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from analysis import wording
 from analysis.drawing import GREY, LOSS, Drawing, kind_colours, label_ends, legend, ordered_colours, styled
@@ -79,7 +79,7 @@ def best(trials: pd.DataFrame, *keys: str) -> pd.DataFrame:
         learning_rate=("learning_rate", "first"),
     ).reset_index()
     least = means.sort_values("loss", kind="stable").drop_duplicates(list(keys)).sort_values(list(keys))
-    quantile = student.ppf(0.95, np.maximum(least["num_seeds"] - 1, 1))
+    quantile = stdtrit(np.maximum(least["num_seeds"] - 1, 1), 0.95)
     half = quantile * least["deviation"] / np.sqrt(least["num_seeds"])
     least = least.assign(low=least["loss"] - half, high=least["loss"] + half)
     return least.loc[:, [*keys, "num_params", "loss", "low", "high", "num_seeds", "learning_rate"]].reset_index(
