@@ -17,7 +17,7 @@ from analysis.fit import FloatArray, Interval, percentile_interval
 
 REACH = 1e3
 """How far beyond the measured budgets a crossover is looked for."""
-POINTS = 600
+POINTS = 200
 MAX_REACH = 4.0
 """Further than this outside the measured budgets a crossover is called a guess."""
 
@@ -118,13 +118,15 @@ def find_crossover(
 
 def _crossing(gap: FloatArray, log_grid: FloatArray, centre: float) -> FloatArray:
     """The sign change of each row of ``gap`` (m, k) nearest to ``centre``, interpolated; NaN where there is none."""
-    change = np.sign(gap[:, 1:]) != np.sign(gap[:, :-1])
-    width = gap[:, 1:] - gap[:, :-1]
-    share = -gap[:, :-1] / np.where(change & (width != 0), width, 1.0)
-    at = np.where(change, log_grid[:-1] + share * np.diff(log_grid), np.nan)
-    distance = np.where(change, np.abs(at - centre), np.inf)
-    nearest = distance.argmin(axis=1)
-    return np.asarray(at[np.arange(len(gap)), nearest])
+    above = gap > 0
+    row, place = np.nonzero(above[:, 1:] != above[:, :-1])
+    before, after = gap[row, place], gap[row, place + 1]
+    at = log_grid[place] + before / (before - after) * (log_grid[place + 1] - log_grid[place])
+    found = np.full(len(gap), np.nan)
+    # The nearest of a row is written last.
+    order = np.argsort(-np.abs(at - centre), kind="stable")
+    found[row[order]] = at[order]
+    return found
 
 
 def _handover(gap: FloatArray, log_grid: FloatArray, centre: float) -> FloatArray:

@@ -86,7 +86,7 @@ def minimise(
             inverse[moving[uphill]] = np.eye(num_params)
         limit = tolerance * np.abs(value[moving]) + floor
         quiet[moving] = np.where((-slope / 2 <= limit) & ~fresh[moving], quiet[moving] + 1, 0)
-        found = _search(function, x, value, gradient, moving, step, slope)
+        found = _search(function, x, value, gradient, moving, step, slope, quiet[moving] >= 2)
         stuck = ~found.moved
         converged[moving] = (quiet[moving] >= 2) | (stuck & ((-slope / 2 <= 1e3 * limit) | (value[moving] <= ROUNDING)))
         _update(inverse, fresh, moving[found.moved], found.s[found.moved], found.y[found.moved])
@@ -128,8 +128,12 @@ def _search(
     moving: IntArray,
     step: FloatArray,
     slope: FloatArray,
+    once: BoolArray,
 ) -> _Found:
-    """Bracket and bisect until the weak Wolfe conditions hold; the best decrease seen where they never do."""
+    """Bracket and bisect until the weak Wolfe conditions hold; the best decrease seen where they never do.
+
+    Rows of ``once`` take the full step or none: they have converged, and below rounding every bisection fails.
+    """
     size = moving.size
     low, high, length = np.zeros(size), np.full(size, np.inf), np.ones(size)
     s, y = np.zeros_like(step), np.zeros_like(step)
@@ -147,7 +151,7 @@ def _search(
         best[keep] = new_value[better]
         high[pending[~lower]] = length[pending[~lower]]
         low[pending[lower]] = length[pending[lower]]
-        pending = pending[~(lower & flat)]
+        pending = pending[~(lower & flat) & ~once[pending]]
         if pending.size == 0:
             break
         bounded = np.isfinite(high[pending])

@@ -7,7 +7,7 @@ from a sweep's name. Never knows a frontier, or the page around a figure.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from analysis import wording
 from analysis.drawing import GREY, LOSS, Drawing, kind_colours, label_ends, legend, ordered_colours, styled
@@ -31,12 +31,14 @@ CAPTIONS = {
     "there is one seed. The dotted line is chance.",
     "ranks": "The best trial of each rank; the diamond is the best rank. A line is the 90 % interval over seeds.",
     "rates": "All else equal. In units of the rate that each model was pre-trained with, where that is known. The "
-    "diamond is the best one.",
+    "diamond is the best one. Where a method has many lines, those of the smallest and the largest budget are drawn.",
     "shares": "The best trial of each share of the blocks that train; the diamond is the best share. The square at the "
     "right is training everything, the input embedding too, which frozen trials never train.",
 }
 MIN_RATES, MIN_RANKS = 4, 3
 MAX_PANELS = 6
+MAX_LINES = 16
+"""More in a panel than this cannot be told apart."""
 BESIDE = 1.14
 """Where training everything stands on an axis of shares."""
 CELL = ("budget_flops", "model", "method")
@@ -83,7 +85,7 @@ def best(trials: pd.DataFrame, *keys: str) -> pd.DataFrame:
         learning_rate=("learning_rate", "first"),
     ).reset_index()
     least = means.sort_values("loss", kind="stable").drop_duplicates(list(keys)).sort_values(list(keys))
-    quantile = student.ppf(0.95, np.maximum(least["num_seeds"] - 1, 1))
+    quantile = stdtrit(np.maximum(least["num_seeds"] - 1, 1), 0.95)
     half = quantile * least["deviation"] / np.sqrt(least["num_seeds"])
     least = least.assign(low=least["loss"] - half, high=least["loss"] + half)
     return least.loc[:, [*keys, "num_params", "loss", "low", "high", "num_seeds", "learning_rate"]].reset_index(
@@ -95,10 +97,12 @@ def best(trials: pd.DataFrame, *keys: str) -> pd.DataFrame:
 def _draw_heat(trials: pd.DataFrame) -> Drawing | None:
     """A panel for each cell that has a full grid of temperatures and weight decays."""
     grids = []
-    for _, cell in trials.groupby([*CELL, "learning_rate"], sort=True):
+    alike = [*CELL, "learning_rate"]
+    varied = trials.groupby(alike)[["temperature", "weight_decay"]].transform("nunique").min(axis=1) >= 2
+    for _, cell in trials[varied].groupby(alike, sort=True):
         pairs = cell.drop_duplicates(["temperature", "weight_decay"])
         sides = pairs["temperature"].nunique(), pairs["weight_decay"].nunique()
-        if min(sides) >= 2 and max(sides) >= 3 and len(pairs) == math.prod(sides):
+        if max(sides) >= 3 and len(pairs) == math.prod(sides):
             grids.append(best(cell, *CELL, "temperature", "weight_decay"))
     if not grids:
         return None
@@ -232,22 +236,21 @@ def _lines(
     whole: pd.DataFrame | None = None,
 ) -> Figure:
     """A panel for each value of ``panel_by``, a line for each model (and budget); ``whole`` adds a square beside."""
-    values = list(data[panel_by].unique())[:MAX_PANELS]
-    say: Callable[[Any], str] = wording.flops if panel_by == "budget_flops" else str
-    figure, panels = _panels(len(values), height=3.6)
+    shown = _parts(data, panel_by)
+    figure, panels = _panels(len(shown), height=3.6)
     sizes = sorted(data["num_params"].unique())
     colours = dict(zip(sizes, ordered_colours(len(sizes)), strict=True))
     # Rates in units of others differ in their last digits.
     places = sorted({float(f"{place:.3g}") for place in data[column]})
-    for panel, value in zip(panels, values, strict=False):
-        panel.set_title(say(value), fontsize=9)
+    for panel, (title, part) in zip(panels, shown, strict=False):
+        panel.set_title(title, fontsize=9)
         _axis(panel, places, words, log=log, beside=whole is not None and len(whole) > 0)
         ends = []
-        for (size, budget), line in data[data[panel_by] == value].groupby(["num_params", "budget_flops"], sort=True):
+        for (size, budget), line in part.groupby(["num_params", "budget_flops"], sort=True):
             colour = colours[size]
             _line(panel, line.sort_values(column), column, colour)
             name = _short(line["model"].iloc[0])
-            if panel_by != "budget_flops" and data["budget_flops"].nunique() > 1:
+            if part["budget_flops"].nunique() > 1:
                 name = f"{name}, {format_flops(budget)}"
             end = line.sort_values(column).iloc[-1]
             ends.append((float(end[column]), float(end["loss"]), name, colour))
@@ -261,6 +264,22 @@ def _lines(
         handles.append(Line2D([], [], color=GREY, marker="s", linestyle="none", label="training everything"))
     legend(figure, *handles)
     return figure
+
+
+def _parts(data: pd.DataFrame, panel_by: str) -> list[tuple[str, pd.DataFrame]]:
+    """(title, lines) of each panel. Of methods with many lines the smallest and the largest budget have panels."""
+    parts = [(value, data[data[panel_by] == value]) for value in list(data[panel_by].unique())[:MAX_PANELS]]
+    if panel_by == "budget_flops":
+        return [(wording.flops(value), part) for value, part in parts]
+    if all(len(part.drop_duplicates(["num_params", "budget_flops"])) <= MAX_LINES for _, part in parts):
+        return [(str(value), part) for value, part in parts]
+    ends = data["budget_flops"].min(), data["budget_flops"].max()
+    return [
+        (f"{value}, {wording.flops(budget)}", part[part["budget_flops"] == budget])
+        for value, part in parts
+        for budget in ends
+        if (part["budget_flops"] == budget).any()
+    ]
 
 
 def _line(panel: Axes, line: pd.DataFrame, column: str, colour: str) -> None:

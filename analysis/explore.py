@@ -191,8 +191,9 @@ def _settings(flops: Sequence[str]) -> dict[str, Any]:
 
 
 def _source(name: str, table: pd.DataFrame) -> ColumnDataSource:
-    """Plain lists, which the page's script can take lines from."""
-    return ColumnDataSource(data={key: table[key].tolist() for key in table.columns}, name=name)
+    """Plain lists, which the page's script can take lines from. A browser has no integers as large as FLOPs."""
+    data = {key: [float(value) if type(value) is int else value for value in table[key]] for key in table.columns}
+    return ColumnDataSource(data=data, name=name)
 
 
 def _blank(title: str, x: str, y: str, name: str, *, log_y: bool, height: int) -> Any:
@@ -237,8 +238,8 @@ def _profiles_figure(sources: Mapping[str, ColumnDataSource]) -> Any:
                 ("learning rate", "@learning_rate{%.3g}"),
                 ("temperature", "@temperature{%.3g}"),
                 ("weight decay", "@weight_decay{%.3g}"),
-                ("tokens, epochs", "@tokens{%.4g}, @epochs{%.3g}"),
-                ("FLOPs booked, measured", "@booked_flops{%.4g}, @measured_flops{%.4g}"),
+                ("tokens, epochs", "@tokens{%.2e}, @epochs{%.3g}"),
+                ("FLOPs booked, measured", "@booked_flops{%.2e}, @measured_flops{%.2e}"),
             ],
             formatters={
                 f"@{name}": "printf"
@@ -276,7 +277,7 @@ def _law_figure(sources: Mapping[str, ColumnDataSource], of: str, label: str, fo
             renderers=[dots],
             tooltips=[
                 ("method", "@of_method: @state"),
-                ("budget", "@x{%.4g} FLOPs"),
+                ("budget", "@x{%.2e} FLOPs"),
                 (f"{of} (90 %)", f"@{y}{{%.4g}} (@{of}_low{{%.4g}} to @{of}_high{{%.4g}})"),
                 ("best measured", "@model, trial @trial_id"),
             ],

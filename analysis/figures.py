@@ -167,19 +167,12 @@ def _draw_law(panel: Axes, law: Law | None, grid: FloatArray, colour: str) -> No
     if law is None:
         return
     panel.plot(grid, law.fit(grid), color=colour, linestyle=":")
-    bounded = np.array([_is_bounded(law, budget) for budget in grid])
+    low, high = law.band(grid)
+    bounded = np.isfinite(low) & np.isfinite(high)
     inside = (grid >= min(law.budgets_flops)) & (grid <= max(law.budgets_flops)) & bounded
     panel.plot(grid[inside], law.fit(grid[inside]), color=colour)
     # A band without bounds would fill the panel and hide the others.
-    bands = [law.interval_at(budget) for budget in grid[bounded]]
-    panel.fill_between(
-        grid[bounded], [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.15, linewidth=0
-    )
-
-
-def _is_bounded(law: Law, budget_flops: float) -> bool:
-    interval = law.interval_at(budget_flops)
-    return math.isfinite(interval.low) and math.isfinite(interval.high)
+    panel.fill_between(grid[bounded], low[bounded], high[bounded], color=colour, alpha=0.15, linewidth=0)
 
 
 def _draw_losses(panel: Axes, label: str, rankings: Sequence[Ranking], colour: str, shift: float) -> None:
@@ -223,8 +216,9 @@ def _end(law: Law | None, grid: FloatArray, otherwise: float) -> tuple[float, fl
 
 
 def _size_label(method: MethodFrontier, grid: FloatArray) -> str:
-    held = method.size_law is not None and _is_bounded(method.size_law, grid[-1])
-    return method.label if held else f"{method.label}\n(not bounded)"
+    assert method.size_law is not None
+    within = method.size_law.interval_at(float(grid[-1]))
+    return method.label if math.isfinite(within.low) and math.isfinite(within.high) else f"{method.label}\n(not bounded)"
 
 
 def _loss_limits(frontier: Frontier, grid: FloatArray) -> tuple[float, float]:

@@ -85,15 +85,18 @@ def percentile_interval(draws: FloatArray) -> Interval:
     A NaN is a draw that gave no number. It may stand for anything, so half of them count as ``-inf`` and half as
     ``+inf``: where more than a tenth of the draws fail, the interval is unbounded rather than quietly narrow.
     """
-    known = np.sort(draws[~np.isnan(draws)])
-    num_missing = draws.size - known.size
-    below = np.full((num_missing + 1) // 2, -np.inf)
-    above = np.full(num_missing // 2, np.inf)
-    values = np.concatenate([below, known, above])
-    tail = (1 - LEVEL) / 2
-    low = np.quantile(values, tail, method="lower")
-    high = np.quantile(values, 1 - tail, method="higher")
+    [low], [high] = percentile_intervals(draws[:, None])
     return Interval(low=float(low), high=float(high))
+
+
+def percentile_intervals(draws: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Low and high ends (k,) of the middle 90 % of each column of ``draws`` (num_draws, k): ``percentile_interval``."""
+    missing = np.isnan(draws)
+    filler = np.where(missing.cumsum(axis=0) % 2 == 1, -np.inf, np.inf)
+    tail = (1 - LEVEL) / 2
+    values = np.where(missing, filler, draws)
+    low, high = (np.quantile(values, q, axis=0, method=m) for q, m in ((tail, "lower"), (1 - tail, "higher")))
+    return np.asarray(low), np.asarray(high)
 
 
 def fit_parabolas(

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fit import FloatArray, Interval, PowerLaw, fit_power_law, fit_power_laws, percentile_interval
+from analysis.fit import (
+    FloatArray,
+    Interval,
+    PowerLaw,
+    fit_power_law,
+    fit_power_laws,
+    percentile_interval,
+    percentile_intervals,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -41,6 +49,10 @@ class Law:
         share = np.log(np.asarray(budgets_flops, dtype=np.float64) / self.fit.pivot)
         draws = self.log_levels[:, None] + self.exponents[:, None] * share
         return math.log(self.fit.level) + self.fit.exponent * share, draws
+
+    def band(self, budgets_flops: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Low and high ends of the 90 % intervals at budgets (k,), each (k,)."""
+        return percentile_intervals(self.draws_over(budgets_flops))
 
     def interval_at(self, budget_flops: float) -> Interval:
         return percentile_interval(self.draws_at(budget_flops))

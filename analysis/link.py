@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, rankdata
+from scipy.special import ndtri
 
 from analysis import wording
 from analysis.fit import LEVEL, FloatArray, Interval, percentile_interval
 from analysis.link_ahead import Ahead, foretell_largest
 from analysis.link_curves import Exponentials, Numbers, Steps, fit_exponentials, fit_steps, residual_draws
-from analysis.link_groups import Stability, stability
+from analysis.link_groups import Stability, ranked, stability
 from trainer.result import TrialState
 
 MEAN, CATEGORY_MEAN = "mean of all tasks", "mean of categories"
@@ -201,7 +201,7 @@ def _link(task: str, joined: pd.DataFrame) -> Link:
         task=task,
         points=points,
         num_cells=num_cells,
-        rank=_correlation(rankdata(losses), rankdata(scores), num_cells, ranks=True) if curves else None,
+        rank=_correlation(ranked(losses), ranked(scores), num_cells, ranks=True) if curves else None,
         linear=_correlation(losses, scores, num_cells, ranks=False) if curves else None,
         curves=curves,
         scatter=scatter,
@@ -257,7 +257,7 @@ def _correlation(x: FloatArray, y: FloatArray, num_cells: int, *, ranks: bool) -
         return Correlation(value=0.0, interval=Interval(low=-1.0, high=1.0))
     value = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
     variance = ((1 + value**2 / 2) if ranks else 1.0) / (num_cells - 3)
-    reach = float(norm.ppf((1 + LEVEL) / 2)) * math.sqrt(variance)
+    reach = float(ndtri((1 + LEVEL) / 2)) * math.sqrt(variance)
     # A perfect correlation of few has no finite z.
     z = math.atanh(float(np.clip(value, -1 + 1e-12, 1 - 1e-12)))
     return Correlation(value=value, interval=Interval(low=math.tanh(z - reach), high=math.tanh(z + reach)))

@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import f as f_distribution
-from scipy.stats import spearmanr
-from scipy.stats import t as t_distribution
+from scipy.special import fdtrc, stdtrit
 
 from analysis import wording
 from analysis.fit import LEVEL, FloatArray, Interval
@@ -118,10 +116,15 @@ def _stability(points: pd.DataFrame, along: FloatArray, by: str) -> Stability:
     return Stability(by=by, groups=groups, p_value=p_value)
 
 
+def ranked(values: FloatArray | pd.Series[float]) -> FloatArray:
+    """The rank of each value (n,) from 1; equal values share their mean rank."""
+    return pd.Series(values).rank().to_numpy(dtype=np.float64)
+
+
 def _rank(own: pd.DataFrame) -> float | None:
     if len(own) < MIN_RANKED or own["loss"].nunique() < 2 or own["score"].nunique() < 2:
         return None
-    return float(spearmanr(own["loss"], own["score"]).statistic)
+    return float(np.corrcoef(ranked(own["loss"]), ranked(own["score"]))[0, 1])
 
 
 def _offsets(
@@ -144,8 +147,8 @@ def _offsets(
     if squares <= 1e-24:
         return offsets, tuple(Interval(low=o, high=o) for o in offsets), 1.0 if common <= 1e-24 else 0.0
     covariance = squares / dof * centring @ np.linalg.pinv(design.T @ design) @ centring.T
-    reach = float(t_distribution.ppf((1 + LEVEL) / 2, dof)) * np.sqrt(np.maximum(0.0, np.diag(covariance)))
+    reach = float(stdtrit(dof, (1 + LEVEL) / 2)) * np.sqrt(np.maximum(0.0, np.diag(covariance)))
     intervals = tuple(Interval(low=float(o - r), high=float(o + r)) for o, r in zip(offsets, reach, strict=True))
     ratio = max(0.0, (common - squares) / (num_groups - 1)) / (squares / dof)
-    p_value = float(f_distribution.sf(ratio, num_groups - 1, dof))
+    p_value = float(fdtrc(num_groups - 1, dof, ratio))
     return offsets, intervals, p_value if math.isfinite(p_value) else None

@@ -222,7 +222,9 @@ def _fit_varpro(form: Form, columns: Columns, loss: FloatArray, weight: FloatArr
     if not isinstance(form, Additive):
         raise ValueError(f"form is {form.name}: variable projection needs a sum of terms, so fit it by huber")
     theta, squares, descent = project(form, columns, loss, weight[None])
-    draws, _, redrawn = project(form, columns, loss, counts, start=theta[0, len(form.coefficients) :])
+    draws, _, redrawn = project(
+        form, columns, loss, counts, theta[0, len(form.coefficients) :], descent.inverse_hessian[descent.value.argmin()]
+    )
     draws = np.where(redrawn.converged[:, None], draws, np.nan)
     return theta[0], float(squares[0]), Starts(value=descent.value, converged=descent.converged), draws
 

@@ -84,11 +84,10 @@ def frontier_table(frontier: Frontier, grid: FloatArray) -> pd.DataFrame:
         for quantity, law in laws.items():
             if law is None:
                 continue
-            for budget in grid:
-                interval = law.interval_at(budget)
+            for budget, low, high in zip(grid, *law.band(grid), strict=True):
                 rows.append(
                     {"what": "law", "quantity": quantity, "method": method.label, "budget_flops": budget}
-                    | {"value": law.at(budget), "low": interval.low, "high": interval.high}
+                    | {"value": law.at(budget), "low": low, "high": high}
                 )
     return pd.DataFrame(rows)
 

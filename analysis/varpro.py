@@ -25,7 +25,12 @@ FINE, DRAWN = 1e-13, 1e-9
 
 
 def project(
-    form: Additive, columns: Columns, loss: FloatArray, weights: FloatArray, start: FloatArray | None = None
+    form: Additive,
+    columns: Columns,
+    loss: FloatArray,
+    weights: FloatArray,
+    start: FloatArray | None = None,
+    inverse_hessian: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray, Descent]:
     """Weighted least squares of ``loss`` (n,) or (m, n), one row a draw, under ``weights`` (m, n).
 
@@ -47,7 +52,9 @@ def project(
     else:
         seeds, rows = np.broadcast_to(start, (num_draws, start.size)).copy(), np.arange(num_draws)
     tolerance = FINE if start is None else DRAWN
-    descent = minimise(_objective(form, columns, loss, weights, rows), seeds, tolerance=tolerance)
+    descent = minimise(
+        _objective(form, columns, loss, weights, rows), seeds, tolerance=tolerance, inverse_hessian=inverse_hessian
+    )
     best = np.array([descent.value.argmin()]) if start is None else np.arange(num_draws)
     exponents = descent.x[best]
     coefficients, squares, _ = _solve(form, columns, loss[rows[best]], weights[rows[best]], exponents)

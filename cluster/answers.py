@@ -250,12 +250,12 @@ def foretold_score(
 ) -> tuple[ExpectedScore | None, tuple[str, ...]]:
     """The score to expect of a recommendation, and the words for it or for why there is none; no words where the store
     has no scores."""
-    from analysis.expected_score import foretell_score
-    from analysis.link import fit_links
-
     scores = scores_of(store)
     if scores is None:
         return None, ()
+    from analysis.expected_score import foretell_score
+    from analysis.link import fit_links
+
     found, why = foretell_score(fit_links(rows, scores), frontier, answer)
     return found, (why,) if found is None else found.sentences()
 
