@@ -250,7 +250,7 @@ def _lines(
             _line(panel, line.sort_values(column), column, colour)
             name = _short(line["model"].iloc[0])
             if part["budget_flops"].nunique() > 1:
-                name = f"{name}, {format_flops(budget)}"
+                name = f"{name}, {format_flops(line['budget_flops'].iloc[0])}"
             end = line.sort_values(column).iloc[-1]
             ends.append((float(end[column]), float(end["loss"]), name, colour))
             if whole is not None:
