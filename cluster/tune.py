@@ -27,6 +27,7 @@ from cluster.actor import TRAIN, Assignment, Trial, failed
 from cluster.bounds import Bounds
 from cluster.deaths import Deaths
 from cluster.fleet import Fleet, load_of
+from cluster.jobnote import JobNote
 from cluster.live import Notes
 from cluster.meter import Meter
 from cluster.metrics import Gauges
@@ -91,7 +92,7 @@ def run(
     """
     check_trackers(resources.tracking)
     remove_leftovers()
-    told = (Gauges(store.spec.name), Notes(store), on_progress)
+    told = (Gauges(store.spec.name), Notes(store), JobNote(), on_progress)
 
     def tell(progress: SweepProgress) -> None:
         for listener in told:
