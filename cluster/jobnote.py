@@ -1,4 +1,4 @@
-"""Writes how far a sweep is into the metadata of its Ray job, where the dashboard and ``isoflop list`` show it.
+"""Writes how far a sweep is into its Ray job's metadata and message, where the dashboard and ``isoflop list`` show it.
 
 Knows the record that Ray keeps of a job, which its own interface can read and not change (2.60). The rows are the
 truth: nothing is decided from a note. Never knows what a driver does.
@@ -49,5 +49,5 @@ class JobNote:
         record = json.loads(known) if known else {}
         # Ray writes the record when the job begins and, after this process, when it has ended.
         if record.get("status") == "RUNNING":
-            record["metadata"] = {**record["metadata"], PROGRESS: words}
+            record |= {"metadata": {**record["metadata"], PROGRESS: words}, "message": words}
             internal_kv._internal_kv_put(self._key, json.dumps(record).encode(), True, namespace=KV_NAMESPACE_JOB)
