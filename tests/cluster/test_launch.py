@@ -196,6 +196,10 @@ def test_a_running_trial_s_log_is_found_by_its_name(
     jobs.stop_job(client, job)
 
 
+def test_a_job_that_the_head_has_forgotten_is_not_waited_for(client: jobs.Client) -> None:
+    assert jobs.follow(client, "of-another-life-1", lambda text: None) is None
+
+
 WORKERS = """
 import ray, time
 
