@@ -12,6 +12,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 
 from cluster.local import access_token
 from cluster.order import PACKAGES, Order, job_environment, packed
-from cluster.share import SWEEP
+from cluster.share import PROGRESS, SWEEP
 from cluster.target import DASHBOARD, LOOPBACK, RayAddress, tunnel
 from sweeps.spec import SweepSpec
 
@@ -53,6 +54,8 @@ class SweepJob:
     exit_status: int | None
     """Of the driver, where it ended by itself."""
     message: str
+    progress: str
+    """How far the sweep was at its driver's last note, in words; empty before the first."""
     started_at: float
     """Seconds since 1970; 0 where it has not started."""
     ended_at: float | None
@@ -105,23 +108,36 @@ def connect(target: RayAddress, cache: Path, *, patience_seconds: float = 0.0) -
 
 
 def _nobody_answers(target: RayAddress) -> ValueError:
-    mend = (
-        "start one with 'ray start --head', or leave --on out"
-        if target.is_here
-        else f"check that it is up, or open a tunnel with '{tunnel(DASHBOARD, 'HEAD')}' and give --on {DASHBOARD}"
-    )
+    mend = f"check that it is up, or open a tunnel with '{tunnel(DASHBOARD, 'HEAD')}' and give --on {DASHBOARD}"
+    if target.is_client:
+        mend = f"check the token (its file in RAY_AUTH_TOKEN_PATH), which it refuses without a word; {mend}"
+    if target.is_here:
+        mend = "start one with 'ray start --head', or leave --on out"
     return ValueError(f"--on is {target.address!r}, and no Ray answers there: {mend}")
 
 
 def _dashboard_behind(target: RayAddress) -> str:
     """The web address of the dashboard of a Ray Client server's cluster, which takes the jobs.
 
-    Raises ``ValueError`` where it is on the loopback of another machine, and ``OSError`` where no Ray answers.
+    Raises ``ValueError`` where it is on the loopback of another machine, and ``OSError`` where no Ray answers: also
+    where it refuses the token, which it does without a word.
     """
+    with suppress(ConnectionAbortedError):
+        # The head starts a process for each client, which has been seen to fail: the next one has another port.
+        return _asked_for_dashboard(target)
+    return _asked_for_dashboard(target)
+
+
+def _asked_for_dashboard(target: RayAddress) -> str:
+    import warnings
+
     import ray
 
-    with ray.init(address=target.address, log_to_driver=False, logging_level="error") as context:
-        dashboard = f"http://{context.dashboard_url}"
+    with warnings.catch_warnings():
+        # That nobody answers is said in our own words.
+        warnings.simplefilter("ignore")
+        with ray.init(address=target.address, log_to_driver=False, logging_level="error") as context:
+            dashboard = f"http://{context.dashboard_url}"
     if target.crosses_a_network and urlsplit(dashboard).hostname in LOOPBACK:
         raise ValueError(
             f"--on is {target.address!r}, whose dashboard takes the jobs and is on that machine's loopback: open a "
@@ -258,6 +274,7 @@ def _sweep_job(job: Any) -> SweepJob:
         status=str(job.status.value),
         exit_status=job.driver_exit_code,
         message=job.message or "",
+        progress=metadata.get(PROGRESS, ""),
         started_at=(job.start_time or 0) / 1000,
         ended_at=job.end_time / 1000 if job.end_time else None,
     )

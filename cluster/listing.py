@@ -66,9 +66,10 @@ def view(jobs: Sequence[SweepJob] | None, stores: Sequence[ListedStore] | None) 
     """Tables for a terminal."""
     parts: list[RenderableType] = []
     if jobs is not None:
-        table = _table("job", "sweep", "state", "since", "store")
+        table = _table("job", "sweep", "trials", "state", "since", "store")
         for job in jobs:
-            table.add_row(job.job_id, job.sweep, state_of(job), _time(job.started_at), job.store)
+            trials = job.progress.partition(" trials")[0]
+            table.add_row(job.job_id, job.sweep, trials, state_of(job), _time(job.started_at), job.store)
         parts.append(table if jobs else Text("no sweep has been launched on this cluster"))
     if stores is not None:
         table = _table("sweep", "trials", "state", "store")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 LOOK_SECONDS = 3.0
 SWEEP = "isoflop_sweep"
 """Key of a job's metadata: the job drives the sweep of this name."""
+PROGRESS = "isoflop_progress"
+"""How far it is, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from cluster.actor import TRAIN, Trial
 from cluster.bounds import Bounds
+from cluster.jobnote import JobNote
 from cluster.live import Notes
 from cluster.meter import Meter
 from cluster.metrics import Gauges
@@ -75,7 +76,7 @@ def run(
     """
     check_trackers(resources.tracking)
     remove_leftovers()
-    told = (Gauges(store.spec.name), Notes(store), on_progress)
+    told = (Gauges(store.spec.name), Notes(store), JobNote(), on_progress)
 
     def tell(progress: SweepProgress) -> None:
         for listener in told:

@@ -155,6 +155,15 @@ class Hosts:
         )
         self.wait()
 
+    def lose_head(self) -> None:
+        """Cut the head's power and start it again; it does not know its workers, which join as new nodes."""
+        for host in (self.head, *self.workers):
+            host.is_up = False
+        self.head.cut_power()
+        self.start_head()
+        for worker in self.workers:
+            self.start_worker(worker)
+
     def start_worker(self, worker: Host) -> None:
         """Let a worker join, also one that was lost: as a new node."""
         if worker.power is not None:

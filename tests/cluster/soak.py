@@ -26,7 +26,7 @@ BUDGETS = SPEC.replace("[1e9, 4e9]", "[1e9, 2e9, 4e9, 8e9, 1.6e10]")
 STEP_SECONDS = 0.7
 PAUSE_SECONDS = 4.0
 """At most, between the first row after a fault and the next fault."""
-FAULTS = ("node SIGKILL", "node link down", "node drain", "driver SIGKILL")
+FAULTS = ("node SIGKILL", "node link down", "node drain", "driver SIGKILL", "head SIGKILL")
 
 
 def main() -> int:
@@ -59,12 +59,16 @@ def _suffer(
         fault = FAULTS[number % len(FAULTS)] if number < len(FAULTS) else moment.choice(FAULTS)
         if driver.process.poll() is not None:
             break
-        if victim is not None and fault != "driver SIGKILL":
+        if victim is not None and fault.startswith("node"):
             hosts.start_worker(victim)
-        # By now the cluster has all its hosts, or the driver alone is the victim.
+        # By now the cluster has all its hosts, or the driver or the head is the victim.
         finished = {**_starts(root, world), **finished}
         if fault == "driver SIGKILL":
             driver.kill()
+            driver = Driver(hosts, root, world, text)
+        elif fault == "head SIGKILL":
+            hosts.lose_head()
+            victim = None
             driver = Driver(hosts, root, world, text)
         else:
             victim = moment.choice(hosts.workers)

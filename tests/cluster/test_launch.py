@@ -79,7 +79,9 @@ def test_a_sweep_is_submitted_left_found_and_followed_to_its_end(client: jobs.Cl
     assert f"{NUM_TRIALS} of {NUM_TRIALS} trials" in told
     assert "report: " in told
     same_rows(Store.open(Path(order.store)).read_trials(), LAUNCHED)
-    assert [job.status for job in jobs.sweep_jobs(client) if job.store == order.store] == ["SUCCEEDED"]
+    [ended] = [job for job in jobs.sweep_jobs(client) if job.store == order.store]
+    assert ended.status == "SUCCEEDED"
+    assert ended.progress.startswith(f"{NUM_TRIALS} of {NUM_TRIALS} trials; 100% of")
 
 
 @pytest.mark.slow
@@ -194,6 +196,10 @@ def test_a_running_trial_s_log_is_found_by_its_name(
     jobs.stop_job(client, job)
 
 
+def test_a_job_that_the_head_has_forgotten_is_not_waited_for(client: jobs.Client) -> None:
+    assert jobs.follow(client, "of-another-life-1", lambda text: None) is None
+
+
 WORKERS = """
 import ray, time
 
@@ -271,6 +277,38 @@ def test_two_sweeps_share_the_slots(client: jobs.Client, tmp_path: Path) -> None
         elif rest == ["4"]:
             running.discard(who)
         assert len(running) <= 2, "more trials than slots"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_address_of_a_ray_client_server_serves_as_well(client: jobs.Client, a_head: Head, tmp_path: Path) -> None:
+    """It is asked where the dashboard is, which takes the jobs."""
+    order = order_for(tmp_path, seconds=1.5)
+    near = jobs.connect(RayAddress(address=a_head.ray_address), a_head.token_file.parent)
+    assert near.get_address() == a_head.address
+    assert send(near, order, detach=True)[0] is None
+    [job] = [job for job in listing.jobs_on(a_head.ray_address) if job.is_live]
+    assert job.store == order.store
+    world = Path(order.cache) / "world"
+    [trial, *_] = wait_for(lambda: sorted(path.name for path in (world / "log").glob("*")))
+    told = io.StringIO()
+    logs.show(Store.open(Path(order.store)), trial, a_head.ray_address, Console(file=told, width=200))
+    assert f"this process begins {trial}" in told.getvalue()
+    assert f"stopped: job {job.job_id}" in stopping.stop(order.store, a_head.ray_address)
+    assert send(near, order, detach=False)[0] == 0
+    same_rows(Store.open(Path(order.store)).read_trials(), LAUNCHED)
+
+    far = a_head.ray_address.replace("127.0.0.1", node_address(client))
+    with pytest.raises(ValueError, match=r"on that machine's loopback: open a tunnel with 'ssh -N -L"):
+        jobs.connect(RayAddress(address=far), tmp_path)
+
+
+def node_address(client: jobs.Client) -> str:
+    """By which other machines reach the head."""
+    from ray.util.state import list_nodes
+
+    [node] = list_nodes(address=client.get_address())
+    return str(node.node_ip)
 
 
 class Launcher:

@@ -26,6 +26,7 @@ JOB = SweepJob(
     status="FAILED",
     exit_status=None,
     message="",
+    progress="3 of 12 trials, 1 failed; 10% of 9.0e10 FLOPs",
     started_at=0.0,
     ended_at=None,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -89,6 +90,22 @@ def test_a_head_is_started_once_asks_for_the_token_and_is_ended(
     assert psutil.wait_procs(ours, timeout=20)[1] == []
     take_down(cluster, told.append)
     assert told[-1] == "head: no Ray of this cluster"
+
+
+def test_the_number_of_a_process_of_another_life_of_the_machine_is_not_believed(
+    cluster: OnPrem, tmp_path: Path
+) -> None:
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    number = tmp_path / "head/.isoflop/test.pid"
+    number.parent.mkdir(parents=True)
+    number.write_text(f"{stranger.pid}\n")
+    told: list[str] = []
+    try:
+        take_down(cluster, told.append)
+        assert told == ["head: no Ray of this cluster"] and stranger.poll() is None and not number.exists()
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_a_host_that_cannot_be_reached_is_named(cluster: OnPrem) -> None:
