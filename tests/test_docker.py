@@ -172,6 +172,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
     program = compose_program()
     folder = tmp_path_factory.mktemp("containers")
     (folder / "secrets").mkdir()
+    (folder / "secrets/grafana").touch()  # Compose asks for the secrets of services that are not started, too
     token = folder / "secrets/ray-token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
