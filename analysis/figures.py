@@ -218,7 +218,9 @@ def _end(law: Law | None, grid: FloatArray, otherwise: float) -> tuple[float, fl
 def _size_label(method: MethodFrontier, grid: FloatArray) -> str:
     assert method.size_law is not None
     within = method.size_law.interval_at(float(grid[-1]))
-    return method.label if math.isfinite(within.low) and math.isfinite(within.high) else f"{method.label}\n(not bounded)"
+    return (
+        method.label if math.isfinite(within.low) and math.isfinite(within.high) else f"{method.label}\n(not bounded)"
+    )
 
 
 def _loss_limits(frontier: Frontier, grid: FloatArray) -> tuple[float, float]:
