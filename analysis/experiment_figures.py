@@ -30,8 +30,8 @@ CAPTIONS = {
     "there is one seed. The dotted line is chance.",
     "ranks": "The best trial of each rank; the diamond is the best rank. A line is the 90 % interval over seeds.",
     "rates": "All else equal. In units of the rate that each model was pre-trained with, where that is known. The "
-    "diamond is the best one. Where a method has many lines, those of the largest budget are drawn, and of the smallest "
-    "where there is room; the data have all.",
+    "diamond is the best one. Where a method has many lines, those of the largest budget are drawn, and where there is "
+    "room of the smallest; the data have all.",
     "shares": "The best trial of each share of the blocks that train; the diamond is the best share. The square at the "
     "right is training everything, the input embedding too, which frozen trials never train.",
 }
@@ -246,7 +246,7 @@ def _lines(
             _line(panel, line.sort_values(column), column, colour)
             name = _short(line["model"].iloc[0])
             if part["budget_flops"].nunique() > 1:
-                name = f"{name}, {format_flops(budget)}"
+                name = f"{name}, {format_flops(float(str(budget)))}"
             end = line.sort_values(column).iloc[-1]
             ends.append((float(end[column]), float(end["loss"]), name, colour))
             if whole is not None:

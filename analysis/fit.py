@@ -95,7 +95,8 @@ def percentile_intervals(draws: FloatArray) -> tuple[FloatArray, FloatArray]:
     filler = np.where(missing.cumsum(axis=0) % 2 == 1, -np.inf, np.inf)
     tail = (1 - LEVEL) / 2
     values = np.where(missing, filler, draws)
-    low, high = (np.quantile(values, q, axis=0, method=m) for q, m in ((tail, "lower"), (1 - tail, "higher")))
+    low = np.quantile(values, tail, axis=0, method="lower")
+    high = np.quantile(values, 1 - tail, axis=0, method="higher")
     return np.asarray(low), np.asarray(high)
 
 

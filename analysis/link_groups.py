@@ -118,7 +118,7 @@ def _stability(points: pd.DataFrame, along: FloatArray, by: str) -> Stability:
 
 def ranked(values: FloatArray | pd.Series[float]) -> FloatArray:
     """The rank of each value (n,) from 1; equal values share their mean rank."""
-    return pd.Series(values).rank().to_numpy(dtype=np.float64)
+    return np.asarray(pd.Series(values).rank(), dtype=np.float64)
 
 
 def _rank(own: pd.DataFrame) -> float | None:
