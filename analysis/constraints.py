@@ -149,9 +149,10 @@ def data_bites(epochs: float, most: float) -> list[Bite]:
     """Where data repeat, and more often than the ``most`` of what was measured."""
     if epochs <= ABOUT_THE_SAME * max(1.0, most):
         return []
+    seen = "once" if wording.times(most) == "1" else f"{wording.times(most)} times"
     says = (
-        f"The data would be seen {wording.times(epochs)} times, but at most {wording.times(most)} times in what was "
-        "measured: repeated pairs teach less than the law expects, so get more data or a larger model."
+        f"The data would be seen {wording.times(epochs)} times, but at most {seen} in what was measured: "
+        "repeated pairs teach less than the law expects, so get more data or a larger model."
     )
     return [Bite(kind="data_exhausted", sentence=says)]
 

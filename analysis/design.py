@@ -7,10 +7,9 @@ exponent of the optimal size). To first order, ln loss of a cell is linear in th
 target. A cell measured with noise ``s`` lowers the target's variance by ``cov(target, cell)^2 / (var(cell) + s^2)``,
 whatever will be measured, so cells are picked one after the other without having run any (one-step Bayesian
 experimental design, Chaloner and Verdinelli 1995). Picking by gain for each FLOP and picking by gain alone can both go
-wrong where cells cost differently, so both are done and the better one is kept (Leskovec et al. 2007). A budget without
-a profile takes part in no law, so its first three models come together. Limits: the laws
+wrong where cells cost differently, so both are done and the better one is kept (Leskovec et al. 2007). Limits: the laws
 are taken as true, so a cell that would only test whether they bend is worth nothing here; the parabola's curvature and
-the noise are taken as known.
+the noise are taken as known, and all of the noise as what another seed averages out.
 """
 
 from __future__ import annotations
@@ -21,36 +20,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from analysis import wording
-from analysis.choice import trainable
-from analysis.expect import loss_over
 from analysis.fit import FloatArray
 from analysis.frontier import Frontier, MethodFrontier
 from analysis.law import Law
-from trainer.flops import num_tokens
-from trainer.ladder import ModelShape, parameter_counts
+from analysis.offers import CellRules, Offer, offered_budgets, offers_at
+from trainer.ladder import ModelShape
 
-SPACING = 2.0
-"""Between new budgets."""
-WILD = (0.01, 0.99)
-"""Draws beyond these quantiles count as at them: a few wild ones would make up most of a covariance."""
+WILD = 0.05
+"""At each end so many of the draws count as at that quantile: a few wild ones would make up most of a covariance."""
 MIN_GAIN = 1e-3
 """Share of the variance that a cell takes away at least; the FLOPs are rather left than spent on less."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CellRules:
-    """Which cells may be run, and how."""
-
-    tokens_per_pair: float
-    pairs_per_epoch: float
-    batch_size: int
-    min_steps: int
-    max_epochs: float
-
-    def allow(self, pairs: float) -> bool:
-        return pairs >= self.min_steps * self.batch_size and pairs <= self.max_epochs * self.pairs_per_epoch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +123,7 @@ class _Side:
     """Derivatives of what is asked by the four parameters, (4,)."""
     covariance: FloatArray
     """Of the parameters, (4, 4)."""
-    offers: tuple[_Offer, ...]
+    offers: tuple[Offer, ...]
     open: frozenset[int]
     """Budgets to which single cells may be added: the law of size rests on them."""
 
@@ -149,26 +131,11 @@ class _Side:
         """The weighted variance of what is asked."""
         return self.weight * max(0.0, float(self.target @ covariance @ self.target))
 
-    def after(self, offer: _Offer, covariance: FloatArray) -> FloatArray:
+    def after(self, offer: Offer, covariance: FloatArray) -> FloatArray:
         """The covariance (4, 4) when the offer's cells have been run."""
         cross = covariance @ offer.slopes.T
         measured = offer.slopes @ cross + self.variance * np.eye(len(offer.models))
         return np.asarray(covariance - cross @ np.linalg.solve(measured, cross.T))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Offer:
-    """Cells of one budget that are run together."""
-
-    budget_flops: int
-    models: tuple[str, ...]
-    slopes: FloatArray
-    """Derivatives of each cell's ln loss by the four parameters, (n, 4)."""
-
-    @property
-    def flops(self) -> int:
-        """With one trial each."""
-        return self.budget_flops * len(self.models)
 
 
 def design(
@@ -198,7 +165,7 @@ def design(
     target = target_budget_flops or 2 * max(frontier.budgets_flops)
     num_trials = round(np.median([p.num_trials for m in methods for profile in m.profiles for p in profile.points]))
     weights = {s.method: s.probability_best for s in frontier.ranking_by_laws(target).standings}
-    budgets = _budgets(frontier.budgets_flops, target)
+    budgets = offered_budgets(frontier.budgets_flops, target)
     sides = [_side(m, weights[m.label], budgets, shapes, rules, target, quantity) for m in methods]
     before = math.sqrt(sum(side.asked(side.covariance) for side in sides))
     picks = min(
@@ -226,14 +193,6 @@ def design(
     )
 
 
-def _budgets(measured: Sequence[int], target: int) -> list[int]:
-    """The measured ones, and new ones from the largest up to the target."""
-    new = [max(measured)]
-    while new[-1] * SPACING <= target:
-        new.append(round(new[-1] * SPACING))
-    return sorted({*measured, *new, target})
-
-
 def _side(
     method: MethodFrontier,
     weight: float,
@@ -252,68 +211,31 @@ def _side(
         variance=method.noise.relative_sd**2,
         target=np.array([*reach, 0.0, 0.0] if quantity == "loss" else [0.0, 0.0, *reach]),
         covariance=_covariance(method.loss_law, method.size_law),
-        offers=tuple(offer for budget in budgets for offer in _offers(method, budget, shapes, rules)),
+        offers=tuple(offer for budget in budgets for offer in offers_at(method, budget, shapes, rules)),
         open=frozenset(method.size_law.budgets_flops),
     )
 
 
-def _offers(method: MethodFrontier, budget: int, shapes: Sequence[ModelShape], rules: CellRules) -> list[_Offer]:
-    """The budget's cells one by one, and together those with which a new budget has a profile: the best and its
-    neighbours."""
-    assert method.loss_law is not None and method.size_law is not None
-    cells = []
-    for shape in sorted(trainable(shapes, method.method), key=lambda shape: shape.num_params_non_embedding):
-        size = shape.num_params_non_embedding
-        loss = float(loss_over(method, np.array([float(budget)]), size)[0])
-        tokens = num_tokens(budget, parameter_counts(shape, method.method), method.method)
-        if math.isfinite(loss) and rules.allow(tokens / rules.tokens_per_pair):
-            cells.append((loss, shape.name, _slopes(method.loss_law, method.size_law, budget, size, loss)))
-    groups = [[cell] for cell in cells]
-    best = min(range(len(cells)), key=lambda place: cells[place][0], default=0)
-    if 0 < best < len(cells) - 1:
-        groups.append(cells[best - 1 : best + 2])
-    return [
-        _Offer(
-            budget_flops=budget,
-            models=tuple(model for _, model, _ in group),
-            slopes=np.array([slopes for _, _, slopes in group]),
-        )
-        for group in groups
-    ]
-
-
-def _slopes(loss_law: Law, size_law: Law, budget: float, num_params: float, loss: float) -> list[float]:
-    """Derivatives of a cell's ln loss by (ln level, exponent) of the loss and of the size.
-
-    ``loss`` is floor plus ``k off^2`` with ``off = ln N - ln N*``, so it moves by ``-2 k off`` with ln N*.
-    """
-    floor, off = loss_law.at(budget), math.log(num_params / size_law.at(budget))
-    by_floor, by_size = floor / loss, -2 * (loss - floor) / off / loss if off else 0.0
-    return [
-        by_floor,
-        by_floor * math.log(budget / loss_law.fit.pivot),
-        by_size,
-        by_size * math.log(budget / size_law.fit.pivot),
-    ]
-
-
 def _covariance(loss_law: Law, size_law: Law) -> FloatArray:
-    """Of the four parameters, from draws in which all are known: (4, 4)."""
+    """Of the four parameters, from draws in which all are known: (4, 4). Right for normal draws, wherever it clips."""
     draws = np.stack([loss_law.log_levels, loss_law.exponents, size_law.log_levels, size_law.exponents])
     draws = draws[:, np.isfinite(draws).all(axis=0)]
-    low, high = np.quantile(draws, WILD, axis=1)
-    return np.asarray(np.cov(np.clip(draws, low[:, None], high[:, None])))
+    low, high = np.quantile(draws, [WILD, 1 - WILD], axis=1)
+    # The variance of a standard normal that is clipped at these quantiles.
+    end = float(ndtri(1 - WILD))
+    kept = 1 - 2 * WILD - 2 * end * math.exp(-(end**2) / 2) / math.sqrt(2 * math.pi) + 2 * WILD * end**2
+    return np.asarray(np.cov(np.clip(draws, low[:, None], high[:, None])) / kept)
 
 
-def _pick(sides: Sequence[_Side], flops: float, *, per_flop: bool) -> list[tuple[str, _Offer, float]]:
+def _pick(sides: Sequence[_Side], flops: float, *, per_flop: bool) -> list[tuple[str, Offer, float]]:
     """One offer after the other until ``flops`` are spent: (method, offer, variance after it), one trial a cell."""
     covariances = [side.covariance for side in sides]
     opened = {(number, budget) for number, side in enumerate(sides) for budget in side.open}
     run: set[tuple[int, int, str]] = set()
     least = MIN_GAIN * sum(side.asked(side.covariance) for side in sides)
-    picked: list[tuple[str, _Offer, float]] = []
+    picked: list[tuple[str, Offer, float]] = []
     while True:
-        best: tuple[float, int, _Offer] | None = None
+        best: tuple[float, int, Offer] | None = None
         for number, side in enumerate(sides):
             now = side.asked(covariances[number])
             for offer in side.offers:

@@ -30,7 +30,8 @@ CAPTIONS = {
     "there is one seed. The dotted line is chance.",
     "ranks": "The best trial of each rank; the diamond is the best rank. A line is the 90 % interval over seeds.",
     "rates": "All else equal. In units of the rate that each model was pre-trained with, where that is known. The "
-    "diamond is the best one. Where a method has many lines, those of the smallest and the largest budget are drawn.",
+    "diamond is the best one. Where a method has many lines, those of the largest budget are drawn, and where there is "
+    "room of the smallest; the data have all.",
     "shares": "The best trial of each share of the blocks that train; the diamond is the best share. The square at the "
     "right is training everything, the input embedding too, which frozen trials never train.",
 }
@@ -266,13 +267,14 @@ def _lines(
 
 
 def _parts(data: pd.DataFrame, panel_by: str) -> list[tuple[str, pd.DataFrame]]:
-    """(title, lines) of each panel. Of methods with many lines the smallest and the largest budget have panels."""
+    """(title, lines) of each panel. Of methods with many lines the largest budget has one, and where there is room the
+    smallest."""
     parts = [(value, data[data[panel_by] == value]) for value in list(data[panel_by].unique())[:MAX_PANELS]]
     if panel_by == "budget_flops":
         return [(wording.flops(value), part) for value, part in parts]
     if all(len(part.drop_duplicates(["num_params", "budget_flops"])) <= MAX_LINES for _, part in parts):
         return [(str(value), part) for value, part in parts]
-    ends = data["budget_flops"].min(), data["budget_flops"].max()
+    ends = [data["budget_flops"].min(), data["budget_flops"].max()][2 * len(parts) > MAX_PANELS :]
     return [
         (f"{value}, {wording.flops(budget)}", part[part["budget_flops"] == budget])
         for value, part in parts

@@ -96,7 +96,8 @@ def percentile_intervals(draws: FloatArray) -> tuple[FloatArray, FloatArray]:
     tail = (1 - LEVEL) / 2
     values = np.where(missing, filler, draws)
     low = np.quantile(values, tail, axis=0, method="lower")
-    return low, np.quantile(values, 1 - tail, axis=0, method="higher")
+    high = np.quantile(values, 1 - tail, axis=0, method="higher")
+    return np.asarray(low), np.asarray(high)
 
 
 def fit_parabolas(

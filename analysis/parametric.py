@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.descent import BoolArray, Descent, Function, IntArray, minimise
+from analysis.doubts import condition_number, doubts
 from analysis.fit import FloatArray, Interval, percentile_interval
 from analysis.forms import Additive, Columns, Form
 from analysis.varpro import CHUNK_VALUES, project
@@ -32,11 +33,8 @@ MANY_POINTS = 2000
 """Above it the starts are searched on a part of the points, and draws take one Newton step from the fit each."""
 CHUNK = 128
 
-MAX_CONDITION = 1e6
 ABSENT = 1e-9
 """A term that is a smaller share of the loss plays no part."""
-MIN_RATIO_RANGE = 4.0
-WIDE_INTERVAL = 3.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -134,7 +132,6 @@ def fit_parametric(
     elif num_full < num_draws:
         draws = _one_step(form, columns, loss, weight, theta, way, groups, num_draws, seed)
     log_loss, _ = form.evaluate(theta[None], columns)
-    condition = _condition(_jacobian(form, theta, columns), weight)
     fitted = ParametricFit(
         form=form,
         way=way,
@@ -143,12 +140,13 @@ def fit_parametric(
         objective=objective,
         starts=starts,
         residuals=np.log(loss) - log_loss[0],
-        condition=condition,
+        condition=condition_number(_jacobian(form, theta, columns), weight),
         warnings=(),
     )
     limit = math.log(ABSENT * float(np.median(loss)))
     absent = tuple(name for name, value in zip(form.coefficients, theta, strict=False) if value < limit)
-    return _warned(fitted, values, absent)
+    said = doubts(form, starts.converged, fitted.condition, fitted.intervals, draws, values, absent)
+    return replace(fitted, warnings=said)
 
 
 def hoffmann_starts(form: Form) -> FloatArray:
@@ -307,53 +305,3 @@ def _resample(num_points: int, groups: FloatArray | None, num_draws: int, rng: n
     names, member = np.unique(np.arange(num_points) if groups is None else groups, return_inverse=True)
     chances = np.full(names.size, 1 / names.size)
     return rng.multinomial(names.size, chances, size=num_draws)[:, member].astype(np.float64)
-
-
-def _condition(jacobian: FloatArray, weight: FloatArray) -> float:
-    scaled = jacobian * np.sqrt(weight)[:, None]
-    lengths = np.sqrt((scaled**2).sum(axis=0))
-    if not (lengths > 0).all():
-        return math.inf
-    singular = np.linalg.svd(scaled / lengths, compute_uv=False)
-    return float((singular[0] / singular[-1]) ** 2) if singular[-1] > 0 else math.inf
-
-
-def _exponents_of(form: Form, coefficient: str) -> list[str]:
-    """The exponents that stand in no other term than this coefficient's."""
-    if not isinstance(form, Additive):
-        return []
-    others = {exponent for name, powers in form.terms if name != coefficient for exponent, _ in powers}
-    return [exponent for exponent, _ in dict(form.terms)[coefficient] if exponent not in others]
-
-
-def _warned(fitted: ParametricFit, values: Mapping[str, FloatArray], absent: tuple[str, ...]) -> ParametricFit:
-    """The fit with what there is to say against it; ``absent`` coefficients are 0 or next to it."""
-    warnings = []
-    if not fitted.starts.converged.all():
-        lost = int((~fitted.starts.converged).sum())
-        warnings.append(f"{lost} of {fitted.starts.converged.size} starts did not converge.")
-    if fitted.condition > MAX_CONDITION:
-        warnings.append(
-            f"The parameters cannot be told apart well: the condition number is {fitted.condition:.1e}, so predictions "
-            "inside the data hold better than the parameters."
-        )
-    if {"params", "tokens"} <= set(values):
-        ratio = np.asarray(values["tokens"]) / np.asarray(values["params"])
-        spread = float(ratio.max() / ratio.min())
-        if spread < MIN_RATIO_RANGE:
-            warnings.append(
-                f"Tokens per parameter vary by a factor of {spread:.2g} only, so the effect of size and that of tokens "
-                "cannot be told apart."
-            )
-    for name in absent:
-        also = " and ".join(["its interval", *_exponents_of(fitted.form, name)])
-        warnings.append(f"{name} is 0 in the best fit, the end of its range: {also} tell nothing.")
-    for name, interval in fitted.intervals.items():
-        if name in fitted.form.exponents and interval.high < 0:
-            warnings.append(f"{name} is negative: the loss rises with what it is the exponent of.")
-        elif name in fitted.form.exponents and not (interval.low > 0 and interval.high < WIDE_INTERVAL * interval.low):
-            warnings.append(f"{name} is not identified: its 90 % interval is wider than a factor of {WIDE_INTERVAL:g}.")
-    failed = int(np.isnan(fitted.draws[:, 0]).sum())
-    if failed:
-        warnings.append(f"{failed} of {len(fitted.draws)} bootstrap draws did not converge and count as unknown.")
-    return replace(fitted, warnings=tuple(warnings))

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.doubts import WIDE_INTERVAL
 from analysis.fit import FloatArray
 from analysis.forms import SURFACE
 from analysis.frontier import Frontier, MethodFrontier
-from analysis.parametric import WIDE_INTERVAL, ParametricFit, fit_parametric
+from analysis.parametric import ParametricFit, fit_parametric
 from analysis.repeats import effective_tokens
 
 NUM_PARAMS = 5

@@ -1,7 +1,9 @@
-"""How fast the fits are: the parametric fit against plain scipy over the same starts, and a whole sweep's analysis.
+"""How fast the fits are: the parametric fit against plain scipy over the same starts, a whole sweep's analysis, the
+command that answers from a saved fit, and a large table.
 
-``python -m benchmarks.fits [--repeats N] [--share K]`` interleaves the two fits, prints tables of CPU seconds (medians)
-and writes ``benchmarks/results/fits.json``. Scipy follows every K-th start and its time is multiplied by K.
+``python -m benchmarks.fits [--repeats N] [--share K] [--store STORE]`` interleaves the two fits, prints tables of CPU
+seconds (medians; wall seconds are named so) and writes ``benchmarks/results/fits.json``. Scipy follows every K-th start
+and its time is multiplied by K. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,7 +32,8 @@ from analysis.frontier import fit_frontier
 from analysis.parametric import DELTA, fit_parametric, hoffmann_starts
 from analysis.recommend import recommend
 from analysis.report import ReportContext, write_report
-from analysis.rows import Request
+from analysis.rows import Request, read_table
+from sweeps.store import Store
 from tests.analysis.law_rows import BIAS, FREEZE, FULL, LORA, row
 from tests.analysis.published_checks import PUBLISHED
 from trainer.ladder import SHAPES, ModelShape
@@ -122,15 +128,17 @@ def sweep_rows() -> pd.DataFrame:
 
 
 def measure_sweep() -> dict[str, float]:
-    """CPU seconds of every stage of one sweep's analysis with 1,000 draws."""
+    """CPU seconds of every stage of one sweep's analysis with 1,000 draws, and wall seconds of all of them."""
     rows = sweep_rows()
     found: dict[str, float] = {"num_rows": len(rows)}
+    wall = 0.0
 
-    def timed(name: str, act: Callable[[], object]) -> object:
-        started = time.process_time()
-        result = act()
+    def timed(name: str, act: Callable[[], object]) -> None:
+        nonlocal wall
+        begun, started = time.perf_counter(), time.process_time()
+        act()
         found[f"{name}_seconds"] = time.process_time() - started
-        return result
+        wall += time.perf_counter() - begun
 
     frontier = fit_frontier(rows, num_draws=1000)
     shapes = [shape for name, shape in SHAPES.items() if name in set(rows["model"])]
@@ -145,7 +153,43 @@ def measure_sweep() -> dict[str, float]:
             "report", lambda: write_report(Path(folder), rows, {}, frontier, answer, ReportContext(sweep="benchmark"))
         )
     found["total_seconds"] = sum(value for name, value in found.items() if name.endswith("_seconds"))
+    found["total_wall_seconds"] = wall
     return found
+
+
+def measure_large(num_rows: int = 100_000) -> dict[str, float]:
+    """Seconds to read a CSV of ``num_rows`` rows and to fit the parametric form to them."""
+    rng = np.random.default_rng(0)
+    params, tokens = 10 ** rng.uniform(7, 10, num_rows), 10 ** rng.uniform(9, 12, num_rows)
+    loss = (1.69 + 406.4 / params**0.34 + 410.7 / tokens**0.28) * np.exp(0.01 * rng.standard_normal(num_rows))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.csv"
+        pd.DataFrame({"params": params, "tokens": tokens, "loss": loss}).to_csv(path, index=False)
+        begun, started = time.perf_counter(), time.process_time()
+        rows = read_table(path)
+        read = time.process_time() - started
+        fit_table(rows, Request(form="parametric", params="params", tokens="tokens"))
+    return {
+        "num_rows": num_rows,
+        "read_seconds": read,
+        "read_and_fit_seconds": time.process_time() - started,
+        "read_and_fit_wall_seconds": time.perf_counter() - begun,
+    }
+
+
+def measure_command(store: Path, repeats: int) -> dict[str, float]:
+    """Wall seconds of ``isoflop recommend`` in fresh processes, at twice the largest budget of a copy of ``store``."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "store"
+        shutil.copytree(store, copy, ignore=shutil.ignore_patterns("weights", "checkpoints", "fits", "curves"))
+        budget = 2 * Store.open(copy).read_trials()["budget_flops"].max()
+        seconds = []
+        for _ in range(repeats + 1):
+            begun = time.perf_counter()
+            command = [sys.executable, "-m", "isoflop", "recommend", str(copy), "--budget", f"{budget:g}"]
+            subprocess.run(command, check=True, capture_output=True)
+            seconds.append(time.perf_counter() - begun)
+    return {"first_wall_seconds": seconds[0], "from_saved_fit_wall_seconds": statistics.median(seconds[1:])}
 
 
 def main() -> None:
@@ -153,8 +197,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--share", type=int, default=10)
+    parser.add_argument("--store", type=Path, help="a finished sweep's store, for the time of `isoflop recommend`")
     flags = parser.parse_args()
-    found = {"parametric": measure_fits(flags.repeats, flags.share), "sweep": measure_sweep()}
+    found = {"sweep": measure_sweep(), "large": measure_large()}
+    if flags.store is not None:
+        found["recommend"] = measure_command(flags.store, flags.repeats)
+    found["parametric"] = measure_fits(flags.repeats, flags.share)
     for title, values in found.items():
         table = Table("", title, title="")
         for name, value in values.items():

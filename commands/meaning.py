@@ -180,7 +180,8 @@ def next_cells(
     as_json: JsonOption = False,
 ) -> None:
     """Say which cells to run next, to know the most about a budget."""
-    from analysis.design import CellRules, design
+    from analysis.design import design
+    from analysis.offers import CellRules
     from analysis.saved import saved_frontier
 
     opened = open_store(store)

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.design import CellRules, Design, design
+from analysis.design import Design, design
+from analysis.fit import WINDOW_FACTOR
 from analysis.frontier import Frontier, fit_frontier
+from analysis.offers import CellRules
 from tests.analysis.law_rows import FULL, LORA, NUM_TRAIN_PAIRS, TOKENS_PER_PAIR, law_rows, parabola_law, row
 from trainer.flops import num_tokens
 from trainer.ladder import LADDERS, SHAPES, parameter_counts
@@ -58,12 +60,14 @@ def refitted_sd(cells: Sequence[tuple[str, int, str]], quantity: str) -> float:
     return float(np.median(found))
 
 
-@pytest.mark.parametrize("quantity", ["loss", "size"])
-def test_the_cells_bring_about_what_is_foretold(frontier: Frontier, quantity: str) -> None:
+# A refit puts a part of what repeats and residuals differ by down to luck, which no repeat averages out. It costs the
+# size more, since that rests on the cells' differences.
+@pytest.mark.parametrize(("quantity", "most"), [("loss", 0.75), ("size", 0.9)])
+def test_the_cells_bring_about_what_is_foretold(frontier: Frontier, quantity: str, most: float) -> None:
     found = ask(frontier, 1e12, quantity=quantity)
     after = refitted_sd([(cell.method, cell.budget_flops, cell.model) for cell in found.cells], quantity)
     assert found.relative_sd_after == pytest.approx(after, rel=0.35)
-    assert after < 0.85 * refitted_sd([], quantity)
+    assert after < most * refitted_sd([], quantity)
 
 
 def test_the_cells_tell_more_than_as_many_flops_in_the_smallest_budget(frontier: Frontier) -> None:
@@ -84,8 +88,9 @@ def test_one_cell_lowers_the_variance_as_a_posterior_by_hand(frontier: Frontier)
     loss, size = full.loss_law, full.size_law
     assert loss is not None and size is not None
     draws = np.stack([loss.log_levels, loss.exponents, size.log_levels, size.exponents])
-    low, high = np.quantile(draws, [0.01, 0.99], axis=1)
-    prior = np.cov(np.clip(draws, low[:, None], high[:, None]))
+    low, high = np.quantile(draws, [0.05, 0.95], axis=1)
+    # A standard normal that is clipped at these quantiles has a variance of .8313.
+    prior = np.cov(np.clip(draws, low[:, None], high[:, None])) / 0.831268
     point = np.array([np.log(loss.fit.level), loss.fit.exponent, np.log(size.fit.level), size.fit.exponent])
     optimum = next(p.optimum for p in full.profiles if p.budget_flops == first.budget_flops)
     assert optimum is not None
@@ -129,6 +134,25 @@ def test_no_cell_breaks_the_sweep_s_rules(frontier: Frontier) -> None:
         pairs = tokens / TOKENS_PER_PAIR
         assert pairs / 64 >= 200
         assert cell.method != "full" or pairs / NUM_TRAIN_PAIRS <= 1.5
+
+
+def test_no_cell_is_outside_the_window_of_a_fit(frontier: Frontier) -> None:
+    law = frontier.method("full").size_law
+    assert law is not None
+    for cell in ask(frontier, 3e12, quantity="size").cells:
+        optimum = law.at(cell.budget_flops)
+        sizes = {shape.name: shape.num_params_non_embedding for shape in LADDERS["nano"]}
+        off = {name: abs(math.log(size / optimum)) for name, size in sizes.items()}
+        assert off[cell.model] <= max(math.log(WINDOW_FACTOR), sorted(off.values())[2]) + 1e-6
+
+
+def test_wild_draws_do_not_make_up_the_uncertainty() -> None:
+    """A size that is all but unknown has a few draws with exponents of ten and more."""
+    frontier = fit_frontier(law_rows(LAW, methods=(FULL, LORA), noise=NOISE, seed=4))
+    law = frontier.method("full").loss_law
+    assert law is not None
+    low, high = np.nanquantile(np.log(law.draws_at(TARGET)), [0.16, 0.84])
+    assert ask(frontier, 1e12).relative_sd_before == pytest.approx((high - low) / 2, rel=0.35)
 
 
 def test_a_method_that_cannot_win_is_not_measured_again(frontier: Frontier) -> None:

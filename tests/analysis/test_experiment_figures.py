@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis import wording
 from analysis.experiment_figures import CAPTIONS, best, draw_experiments
 from analysis.frontier import fit_frontier
 from analysis.profile import complete_trials
 from analysis.report import ReportContext, write_report
-from tests.analysis.law_rows import FULL, LORA, measured_nano_rows, row
+from tests.analysis.law_rows import FULL, LORA, NANO, measured_nano_rows, row
 from trainer.result import TrialState
 from trainer.trial import Freeze, Lora, Method
 
@@ -111,6 +112,32 @@ def test_learning_rates_are_in_units_of_the_pretraining_rate_where_it_is_known()
     assert list(unknown.data["relative_rate"]) == list(unknown.data["rate"])
     searched = rows.assign(temperature=np.linspace(0.02, 0.1, len(rows)))
     assert "rates" not in draw_experiments(searched, RATES), "the temperature moves too: no curve over the rate alone"
+
+
+@pytest.mark.filterwarnings("error")
+def test_rates_of_many_cells_stay_readable(tmp_path: Path) -> None:
+    budgets = [BUDGET * 2**step for step in range(6)]
+    rows = frame(
+        *(
+            row(method, budget, model, 4 + place + 0.1 * step + 0.05 * n, number=n, learning_rate=0.01 * 2**n)
+            for method in (FULL, LORA)
+            for step, budget in enumerate(budgets)
+            for place, model in enumerate(NANO)
+            for n in range(4)
+        )
+    )
+    drawing = draw_experiments(rows, {})["rates"]
+    assert len(drawing.data) == len(rows), "the data have all"
+    panels = [panel for panel in drawing.figure.axes if panel.get_title()]
+    ends = [
+        f"{label}, {wording.flops(budget)}" for label in ("full", LORA.label) for budget in (budgets[0], budgets[-1])
+    ]
+    assert [panel.get_title() for panel in panels] == ends
+    drawing.save(tmp_path, "rates")
+    for panel in panels:
+        assert sorted(text.get_text() for text in panel.texts) == sorted(NANO)
+        heights = sorted(text.get_position()[1] for text in panel.texts)
+        assert heights[0] > -0.1 and heights[-1] < 1.1, "each name is beside its panel"
 
 
 def test_shares_have_a_line_a_model_and_full_training_beside() -> None:

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from analysis.choice_figures import Served, draw_lifetime, draw_regions
-from analysis.drawing import Drawing, _spread
+from analysis.drawing import Drawing, _spread, label_ends
 from analysis.figures import draw_curves, draw_frontier, draw_profiles
 from analysis.fit import Interval
 from analysis.frontier import Frontier, fit_frontier
@@ -133,6 +134,17 @@ def test_labels_keep_their_order_and_distance(wanted: list[float]) -> None:
     assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(sorted_places))
     if len(wanted) == 1:
         assert places == wanted
+
+
+def test_of_too_many_names_every_second_or_third_stands() -> None:
+    figure = Figure(figsize=(6, 3))
+    panel = figure.subplots()
+    panel.set_ylim(0, 1)
+    label_ends(panel, [(1.0, y, f"{y:.3f}", "black") for y in np.linspace(0, 1, 100)])
+    places = [(text.get_position()[1], float(text.get_text())) for text in panel.texts]
+    assert 8 < len(places) < 30
+    assert all(abs(at - y) < 0.15 for at, y in places), "each near the end of its line"
+    assert all(above[0] - below[0] > 0.05 for below, above in pairwise(places))
 
 
 def test_regions_are_probabilities_and_change_where_the_laws_cross() -> None:

@@ -122,7 +122,9 @@ def test_a_single_budget_gives_the_measured_best_in_words(budget: float) -> None
     assert answer.model == "nano-7k"
     assert any("No law over budgets could be fitted" in caution for caution in answer.cautions)
     if budget == 1.2e11:
-        assert answer.loss == pytest.approx(3.0 * 1.2**-0.1, rel=5e-3)
+        # One budget says nothing of its noise: by the prior's 1.5 % the lowest of several is this much too low.
+        truth = 3.0 * 1.2**-0.1
+        assert truth < answer.loss == pytest.approx(truth, rel=3e-3)
         assert answer.optimal_num_params == pytest.approx(7e3 * 1.2**0.5, rel=1e-3)
     else:
         assert answer.loss is None and answer.optimal_num_params is None

@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 
 from analysis.choice_figures import Served
+from analysis.conventions import readings
 from analysis.expectation import ExpectedLoss
+from analysis.explore import explore
 from analysis.frontier import fit_frontier
 from analysis.recommend import recommend
 from analysis.report import ReportContext, order_sentence, write_report
@@ -280,6 +282,15 @@ def test_names_stay_text_in_the_data_of_the_interactive_figures(tmp_path: Path) 
     page = Page(write_report(tmp_path, rows, {}, fit_frontier(rows), None, ReportContext(sweep="hostile")))
     assert '<script>alert("x")' not in page.source
     assert [tag for tag, _ in page.tags].count("script") == 4
+
+
+@pytest.mark.filterwarnings("error")
+def test_flops_beyond_a_browser_s_integers_are_shown() -> None:
+    models = ["EleutherAI/pythia-70m", "EleutherAI/pythia-160m", "EleutherAI/pythia-410m"]
+    rows = law_rows(parabola_law(size=1e8, pivot=2e19), methods=(FULL,), models=models, budgets=(1e19, 4e19))
+    frontier = fit_frontier(rows, num_draws=50)
+    found = explore(rows, readings(rows, frontier, 4 * 10**19, num_draws=50)[0])
+    assert found.num_left_out == 0
 
 
 def test_each_number_is_traced_to_trials(report: Path) -> None:
