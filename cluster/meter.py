@@ -20,11 +20,12 @@ class Meter:
         unrecorded: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``unrecorded`` is what a former driver had seen of trials that have no row."""
+        """``unrecorded`` is what a former driver kept (``to_keep``)."""
         self._bounds, self._clock = bounds, clock
         self._recorded = 0.0
         self._since: dict[str, tuple[float, float]] = {}
         self._unrecorded = dict(unrecorded or {})
+        self._beyond_rows: dict[str, float] = {}
 
     @property
     def device_seconds(self) -> float:
@@ -39,6 +40,12 @@ class Meter:
             seen[trial_id] = seen.get(trial_id, 0.0) + devices * (now - since)
         return seen
 
+    @property
+    def to_keep(self) -> dict[str, float]:
+        """Device seconds by trial that the rows do not tell the next driver: of those without a row, and of those whose
+        row says less than was seen, since a process takes time to start and one that dies takes its own along."""
+        return {**self._beyond_rows, **self.unrecorded}
+
     def starts(self, trial_id: str, num_devices: float) -> None:
         """It runs now, on so many devices."""
         self.stops(trial_id)
@@ -51,9 +58,12 @@ class Meter:
             self._unrecorded[trial_id] = self._unrecorded.get(trial_id, 0.0) + devices * (self._clock() - since)
 
     def records(self, trial_id: str, device_seconds: float) -> None:
-        """It has a row with this device time, which leaves out what was lost with a dead process."""
+        """It has a row with this device time."""
         self.stops(trial_id)
-        self._recorded += max(device_seconds, self._unrecorded.pop(trial_id, 0.0))
+        seen = self._unrecorded.pop(trial_id, 0.0)
+        self._recorded += max(device_seconds, seen)
+        if seen > device_seconds:
+            self._beyond_rows[trial_id] = seen
 
     def reached(self) -> str:
         """Which cap is reached, in words for a person; empty where none is."""

@@ -157,9 +157,9 @@ class StoreSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             self._look(assignment.spec)
 
     def note_unrecorded(self) -> None:
-        """Keep the device time of trials without a row where the next driver finds it."""
+        """Keep the device time that no row tells where the next driver finds it."""
         try:
-            self._store.write_unrecorded(self.meter.unrecorded)
+            self._store.write_unrecorded(self.meter.to_keep)
         except StoreError as broken:
             self.stopper.halted = str(broken)
 

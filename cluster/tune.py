@@ -88,7 +88,7 @@ def run(
         with _scratch(store.root) as scratch, search.stopper.on_signals():
             _tune(search, tell, scratch, resources)
         search.look_again()
-        store.write_unrecorded(search.meter.unrecorded)
+        store.write_unrecorded(search.meter.to_keep)
     if search.stopper.halted:
         raise ValueError(search.stopper.halted)
     if resources.keep_weights == "best":

@@ -10,7 +10,7 @@ The folder is a path, or a place on object storage (``sweeps/remote.py``), where
     tensorboard/<trial_id>/          the curve for TensorBoard, while the trial runs (``cluster/trackers.py``)
     weights/<trial_id>/              what a trial has trained, where the spec keeps it (``sweeps/weights.py``)
     scores/<trial_id>/<task>.parquet evaluations of a trial with kept weights (``sweeps/scores.py``)
-    unrecorded.json                  device seconds of trials that have no row yet, for the caps on a sweep
+    unrecorded.json                  device seconds of trials that no row tells, for the caps on a sweep
     compact/*.parquet                copies of many rows in few files: only for speed (``sweeps/compact.py``)
 
 Knows files, and which of them belong together. A file is written under a temporary name, flushed and renamed, so
@@ -223,7 +223,7 @@ class Store:
         return curve
 
     def read_unrecorded(self) -> dict[str, float]:
-        """Device seconds by trial that drivers had seen of trials without a row."""
+        """Device seconds by trial that drivers had seen: of trials without a row, and where a row says less."""
         path = self.root / "unrecorded.json"
         seen: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return seen

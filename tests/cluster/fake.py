@@ -96,7 +96,11 @@ def train(
         state=TrialState.DIVERGED if diverged else TrialState.PRUNED if pruned else TrialState.COMPLETE,
         metrics=None if diverged or pruned else metrics,
         spending=Spending(
-            booked_flops=_point(spec, step).spent_flops, tokens=1000, pairs=10, steps=step + 1, seconds=1.0
+            booked_flops=_point(spec, step).spent_flops,
+            tokens=1000,
+            pairs=10,
+            steps=step + 1,
+            seconds=settings["row_seconds"],
         ),
         counts=parameter_counts(SHAPES[spec.model], spec.method),
         environment=Environment(host="h", device="cpu", versions="{}", git_commit=""),

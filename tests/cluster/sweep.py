@@ -119,10 +119,11 @@ def same_rows(rows: pd.DataFrame, text: str = SPEC) -> None:
     pd.testing.assert_frame_equal(rows[expected.columns], expected, check_dtype=False, check_exact=True)
 
 
-def make_world(folder: Path, *, seconds: float, faults: dict[str, str] | None = None) -> Path:
-    """A world for the stand-in: seconds a step, and faults by ``method/number``."""
+def make_world(folder: Path, *, seconds: float, faults: dict[str, str] | None = None, row_seconds: float = 1.0) -> Path:
+    """A world for the stand-in: seconds a step, those that each row says, and faults by ``method/number``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "faults.json").write_text(json.dumps({"seconds": seconds, "faults": faults or {}}))
+    settings = {"seconds": seconds, "faults": faults or {}, "row_seconds": row_seconds}
+    (folder / "faults.json").write_text(json.dumps(settings))
     return folder
 
 

@@ -51,9 +51,14 @@ def client(a_head: Head, monkeypatch: pytest.MonkeyPatch) -> jobs.Client:
 
 
 def order_for(
-    folder: Path, *, seconds: float, faults: dict[str, str] | None = None, bounds: Bounds = UNBOUNDED
+    folder: Path,
+    *,
+    seconds: float,
+    faults: dict[str, str] | None = None,
+    bounds: Bounds = UNBOUNDED,
+    row_seconds: float = 1.0,
 ) -> Order:
-    make_world(folder / "cache" / "world", seconds=seconds, faults=faults)
+    make_world(folder / "cache" / "world", seconds=seconds, faults=faults, row_seconds=row_seconds)
     return Order(spec=LAUNCHED, store=str(folder / "store"), cache=str(folder / "cache"), bounds=bounds)
 
 
@@ -131,13 +136,14 @@ def test_ctrl_c_leaves_the_sweep_alone_and_stop_ends_it(client: jobs.Client, tmp
 
 
 def test_a_cap_ends_the_sweep_with_a_status_of_its_own(client: jobs.Client, tmp_path: Path) -> None:
-    # Each row says one device second, and what runs counts as it goes: twelve reach the cap, of 24 trials.
+    # Each row says twenty device seconds, and what runs counts as it goes: twelve reach the cap, of 24 trials, fewer
+    # where processes take long to start.
     many = LAUNCHED.replace("trials: 3", "trials: 12")
-    bounds = Bounds(max_cost=12 / 3600, price_per_hour=1.0)
-    order = replace(order_for(tmp_path, seconds=0.1, bounds=bounds), spec=many)
+    bounds = Bounds(max_cost=240 / 3600, price_per_hour=1.0)
+    order = replace(order_for(tmp_path, seconds=0.1, bounds=bounds, row_seconds=20.0), spec=many)
     status, told = send(client, order, detach=False)
     assert status == 3, told
-    assert "--max-cost is 0.00333333" in told and "every row is kept" in told
+    assert "--max-cost is 0.0666667" in told and "every row is kept" in told
     before = num_rows(order)
     assert 0 < before < 24
     ended = jobs.sweep_jobs(client)[-1]

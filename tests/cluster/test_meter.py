@@ -65,6 +65,23 @@ def test_what_a_former_driver_saw_counts_until_the_row_does() -> None:
     assert meter.device_seconds == 36
 
 
+def test_a_cap_is_as_near_for_the_next_driver_as_it_was() -> None:
+    """The time that a process took to start is in no row."""
+    clock = Clock()
+    former = Meter(Bounds(), clock=clock)
+    for trial_id in ("a", "b"):
+        former.starts(trial_id, 2.0)
+    clock.now += 10
+    former.records("a", 6.0)
+    former.records("b", 21.0)
+    assert former.unrecorded == {} and former.to_keep == {"a": 20.0}
+    meter = Meter(Bounds(), former.to_keep, clock)
+    meter.records("a", 6.0)
+    meter.records("b", 21.0)
+    assert meter.device_seconds == former.device_seconds == 41
+    assert meter.to_keep == former.to_keep
+
+
 def test_a_cap_is_reached_at_its_value() -> None:
     clock = Clock()
     meter = Meter(Bounds(max_gpu_hours=2.0, max_cost=9.0, price_per_hour=3.0), clock=clock)
