@@ -190,7 +190,8 @@ class Store:
         copies = self._copies(ids, columns)
         # Joining no chunks at all would import pandas, which takes as long as a status may.
         copied = copies["trial_id"].combine_chunks() if len(copies) else strings([])
-        new = ids.filter(pc.invert(pc.is_in(ids, value_set=copied))).to_pylist()
+        # The copies are of these trials, each once: where they are as many, there is nothing else to read.
+        new = [] if len(copied) == len(ids) else ids.filter(pc.invert(pc.is_in(ids, value_set=copied))).to_pylist()
         tables, broken = [copies.select(columns)], list[StoreError]()
         for start in range(0, len(new), _BATCH):
             found, errors = self._read_rows(new[start : start + _BATCH])
