@@ -112,11 +112,17 @@ class Host:
         return process
 
     def cut_power(self) -> None:
-        """SIGKILL to every process of the Ray node, at once."""
+        """SIGKILL to every process of the Ray node, at once; they are gone, and so are their ports."""
         assert self.power is not None
         self.is_up = False
+        # The first process of the host's own goes last, after all others.
+        first = _children(self.power)
         self.power.kill()
         self.power.wait()
+        deadline = time.monotonic() + START_SECONDS
+        while any(Path(f"/proc/{child}").exists() for child in first):
+            assert time.monotonic() < deadline, f"{first} did not end within {START_SECONDS} seconds"
+            time.sleep(0.02)
 
     def notice(self) -> None:
         """What a cloud does before it takes a spot machine back: SIGTERM to ``ray start --block``."""
@@ -196,7 +202,14 @@ class Hosts:
 
 def child_of(process: subprocess.Popen[Any]) -> int:
     """The process that one that made a process namespace, or entered one, has started there."""
-    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    [child] = _children(process)
+    return child
+
+
+def _children(process: subprocess.Popen[Any]) -> list[int]:
+    """None where it has ended."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(child) for child in children.read_text().split()] if children.exists() else []
 
 
 @contextmanager
