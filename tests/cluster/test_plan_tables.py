@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def words(seats: Outlook) -> dict[tuple[str, str], str]:
 
 
 def shown(made: Plan, paid: Cost | None, seats: Outlook, width: int = 120) -> list[str]:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(plan_view("seated", made, paid, (), seats))
     return console.export_text().splitlines()
 
