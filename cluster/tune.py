@@ -91,8 +91,9 @@ def run(
         store.write_unrecorded(search.meter.to_keep)
     if search.stopper.halted:
         raise ValueError(search.stopper.halted)
+    # A trial's process that was killed between its row and its tidying has left its checkpoints, and weights.
+    store.remove_finished_checkpoints()
     if resources.keep_weights == "best":
-        # A trial's process that was killed between its row and its tidying has left a worse one's weights.
         drop_worse_weights(store)
     progress = search.tracker.snapshot()
     tell(progress)

@@ -253,6 +253,14 @@ class Store:
         """What a recorded trial no longer needs; nothing happens where there is nothing."""
         remove(self.checkpoints(trial_id))
 
+    def remove_finished_checkpoints(self) -> None:
+        """Those of trials with a row: a process that died between its row and its tidying has left them."""
+        folder, recorded = self.root / "checkpoints", self.trial_ids()
+        if folder.is_dir():
+            for path in folder.iterdir():
+                if path.name in recorded:
+                    remove(path)
+
     def events(self, trial_id: str) -> Root:
         """The folder for a trial's TensorBoard files; it need not exist."""
         return self.root / "tensorboard" / safe_name(trial_id)

@@ -284,6 +284,18 @@ def test_a_trial_that_is_not_there(store: Store) -> None:
         store.read_trial("4.0e10-nano-3k-full-000000000000")
 
 
+def test_checkpoints_of_trials_with_a_row_are_removed(store: Store) -> None:
+    result = result_of(trial_spec(0))
+    store.record(result)
+    done, begun = store.checkpoints(result.spec.trial_id), store.checkpoints("begun")
+    store.remove_finished_checkpoints()
+    for folder in (done, begun, store.root / "checkpoints" / ".foreign"):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    store.remove_finished_checkpoints()
+    assert sorted(path.name for path in (store.root / "checkpoints").iterdir()) == [".foreign", "begun"]
+
+
 def test_checkpoints_are_removed_alone(store: Store) -> None:
     one, two = store.checkpoints("one"), store.checkpoints("two")
     for folder in (one, two):
