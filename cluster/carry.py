@@ -8,6 +8,7 @@ whether that is so. Never knows what a checkpoint holds.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -37,8 +38,10 @@ def carried(files: TrialFiles, *, name: str, steps: bool = True, send: bool = Tr
     if not is_remote(files.checkpoints):
         yield files
         return
-    # Of this name alone: what an earlier life of the trial has left here is of no use, and would fill the disk.
-    folder = Path(tempfile.gettempdir()) / f"isoflop-{os.getuid()}" / name
+    # Of this name alone: what an earlier life of the trial has left here is of no use, and would fill the disk. Sweeps
+    # in other stores can have a trial of this name at the same time.
+    store = hashlib.sha256(files.checkpoints.encode()).hexdigest()[:8]
+    folder = Path(tempfile.gettempdir()) / f"isoflop-{os.getuid()}" / f"{name}-{store}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     local = replace(files, checkpoints=str(folder / "checkpoints"), weights=files.weights and str(folder / "weights"))

@@ -142,3 +142,13 @@ def test_one_driver_at_a_time_and_a_dead_one_s_lease_ends(bucket: Bucket, monkey
     (store / "driver.json").write_bytes(b'{"name": "dead", "at": 1.0}')
     with leased(store):
         assert is_leased(store)
+
+
+def test_a_trial_of_two_stores_has_a_folder_for_each(bucket: Bucket) -> None:
+    """Two sweeps on one machine may have the same trial, which has the same name in both."""
+    with carried(files(bucket, "one"), name="twin") as one:
+        save(one, 1)
+        with carried(files(bucket, "two"), name="twin") as two:
+            assert two.checkpoints != one.checkpoints
+            assert (Path(one.checkpoints) / "step-1").is_dir()
+        assert (Path(one.checkpoints) / "step-1").is_dir()
