@@ -40,8 +40,6 @@ def isoflop(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-# Slow, since it wants the processors for itself: beside other work a trial without a fault has been started twice.
-@pytest.mark.slow
 def test_a_sweep_on_object_storage(bucket: Bucket, tmp_path: Path) -> None:
     """Some of the requests fail, and a process is killed: it goes on from what was sent."""
     faults = {"full/1": "raise once", "bias/1": "kill once"}
